@@ -1,0 +1,1 @@
+"""Checkpoints that survive: see `goodput.checkpoint.layout` for what lies on disk."""
