@@ -1,0 +1,1 @@
+"""The operator: decides what each TrainingJob needs next, and carries it out."""

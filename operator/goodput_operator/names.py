@@ -1,0 +1,41 @@
+"""Every label, annotation, object name and reason that other programs can see, in one place."""
+
+GROUP = "goodput.training"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "TrainingJob"
+PLURAL = "trainingjobs"
+
+MANAGED_BY = f"{GROUP}/operator"
+"""The value of `spec.managedBy` for the jobs that are ours."""
+
+LABEL_JOB = f"{GROUP}/job"
+LABEL_SLOT = f"{GROUP}/slot"
+LABEL_INCARNATION = f"{GROUP}/incarnation"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+OPERATOR_NAME = "goodput-operator"
+
+ANNOTATION_CA = f"{GROUP}/operator-ca"
+"""The operator's CA certificate (PEM), which a downward-API volume hands to the agent."""
+
+RESERVED_PREFIX = f"{GROUP}/"
+TRAINER_CONTAINER = "trainer"
+AGENT_CONTAINER = "goodput-agent"
+AGENT_VOLUME = "goodput-agent"
+CREDENTIALS_VOLUME = "goodput-credentials"
+RESERVED_ENV_PREFIX = "GOODPUT_"
+
+TAINT_NOT_READY = "node.kubernetes.io/not-ready"
+TAINT_UNREACHABLE = "node.kubernetes.io/unreachable"
+TAINT_OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+TAINT_UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+
+
+def pod_name(job: str, slot: int, incarnation: int) -> str:
+    """Return the one name that this slot's incarnation can have."""
+    return f"{job}-{slot}-{incarnation}"
+
+
+def selector(job: str) -> str:
+    """Return the label selector of a job's pods, as in `status.selector`."""
+    return f"{LABEL_JOB}={job}"
