@@ -1,0 +1,40 @@
+"""A real API server for the tests that check what we believe of one."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.preflight import unavailable_reason
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The running cluster, whatever its shape; else a control plane for this session alone."""
+    try:
+        running = Cluster.attach()
+    except ClusterError:
+        running = None
+    if running is not None and running.unhealthy_reason() is None:
+        yield running
+        return
+    reason = unavailable_reason("api")
+    if reason is not None:
+        pytest.skip(reason)
+    yield Cluster.up(nodes=0)
+    Cluster.down()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own; its deletion is begun, not awaited."""
+    name = f"contract-{uuid.uuid4().hex[:8]}"
+    cluster.api.call(
+        "POST",
+        "/api/v1/namespaces",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+    )
+    yield name
+    cluster.api.call("DELETE", f"/api/v1/namespaces/{name}")
