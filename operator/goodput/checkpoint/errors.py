@@ -11,6 +11,7 @@ _REMEDIES = {
     errno.EROFS: "mount the volume writable",
     errno.EACCES: "make the directory writable for uid {uid}, for example with fsGroup",
     errno.EPERM: "make the directory writable for uid {uid}, for example with fsGroup",
+    errno.EEXIST: "give each start of the processes an attempt of its own (GOODPUT_ATTEMPT)",
     errno.EIO: "the storage fails: look at the volume and its node",
     errno.ESTALE: "the storage was exchanged under its mount: start the worker anew",
 }

@@ -23,7 +23,7 @@ import os
 import re
 import zlib
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, TypeVar
+from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from goodput.protocol import Ancestor, Commit, Disk, Message, ProtocolError
 
@@ -33,6 +33,7 @@ LINEAGE_LIMIT = 64
 """Links that a manifest remembers, newest first: older ancestors are pruned long before."""
 
 _NAME = re.compile(r"step-([0-9]{8,15})\.attempt-([0-9]{5,15})(?:\.retry-([0-9]{5,15}))?")
+_PART_NAME = re.compile(r"rank-[0-9]+\.json")
 
 S = TypeVar("S", bound=Message)
 
@@ -91,15 +92,20 @@ class File(Message):
 
 @dataclass(frozen=True)
 class Part(Message):
-    """What one rank says when its files of a save are safe."""
+    """What one rank says when its files of a save are safe.
+
+    Attributes:
+        problem: why they are not, and the save has failed; empty when they are.
+    """
 
     attempt: int
     step: int
     rank: int
     world_size: int
     files: Tuple[File, ...] = ()
+    problem: str = ""
 
-    _nested_lists = {"files": File}
+    _nested_lists: ClassVar[Mapping[str, Type[Message]]] = {"files": File}
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class Manifest(Message):
     job_uid: str = ""
     created_at: str = ""
 
-    _nested_lists = {"files": File, "lineage": Ancestor}
+    _nested_lists: ClassVar[Mapping[str, Type[Message]]] = {"files": File, "lineage": Ancestor}
 
 
 def part_name(rank: int) -> str:
@@ -133,6 +139,11 @@ def part_name(rank: int) -> str:
 def staging_name(rank: int) -> str:
     """The name of the directory into which a rank writes before its files are safe."""
     return ".rank-{:05d}".format(rank)
+
+
+def reserved(name: str) -> bool:
+    """Whether a data file must not have this name."""
+    return name == MANIFEST or _PART_NAME.fullmatch(name) is not None
 
 
 def seal(message: Message) -> bytes:
