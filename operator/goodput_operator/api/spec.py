@@ -1,0 +1,203 @@
+"""`spec` of a TrainingJob: what a user asks for. `crds/` is generated from here.
+
+The docstring under a field is what `kubectl explain` prints, and the rules beside a model are
+what the API server refuses, so that no controller has to.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from goodput_operator import names
+from goodput_operator.api.base import ApiModel, Rule, rule, rules
+from goodput_operator.api.template import outside_reserved_paths, template_schema
+
+MAX_WORKERS = 10_000
+MAX_INCARNATION = 99_999
+MAX_PROCESSES = 131_072
+MAX_JOB_NAME_LENGTH = 63 - len(names.pod_name("", MAX_WORKERS - 1, MAX_INCARNATION))
+"""A pod's name is also its host name: one DNS label, for every slot and incarnation."""
+
+Seconds = Annotated[int, Field(ge=0, le=2_147_483_647)]
+
+
+class Launcher(StrEnum):
+    """Who starts the ranks."""
+
+    COMMAND = "Command"
+    """The container's command runs once per pod; it (torchrun, a script) starts the ranks."""
+    PROCESSES = "Processes"
+    """The agent runs the command `processesPerWorker` times, one rank each."""
+
+
+class Admission(StrEnum):
+    """When a gang's pods are created."""
+
+    WHEN_FITS = "WhenFits"
+    ALWAYS = "Always"
+
+
+class CleanPodPolicy(StrEnum):
+    """Which pods go when the job has finished."""
+
+    RUNNING = "Running"
+    ALL = "All"
+    NONE = "None"
+
+
+class GangSpec(ApiModel):
+    """How the workers come to start together: all of them, or none."""
+
+    admission: Admission = Admission.WHEN_FITS
+    """When the pods are created. WhenFits: once the whole gang has a place, which is then fixed
+    for each pod; a gang that does not fit holds nothing. Always: at once and with no place
+    fixed, for clusters where an autoscaler or preemption must see the pods."""
+    start_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 900
+    """How long, in seconds, from the creation of the pods until all agents have connected. A
+    gang that takes longer is released, so that it blocks nobody, and tried again later."""
+
+
+_directory_rules = rules(
+    rule(
+        "self.startsWith('/') && !self.matches('//|(^|/)[.][.]?(/|$)') && self != '/'",
+        "spec.checkpoint.directory must be an absolute path without '//', '.' and '..'; "
+        "use the path at which the template mounts the shared volume, such as /checkpoints",
+    ),
+    outside_reserved_paths(
+        "spec.checkpoint.directory lies where Goodput mounts its own; "
+        "choose a directory on a shared volume, such as /checkpoints"
+    ),
+)
+
+
+class CheckpointSpec(ApiModel):
+    """Where the job keeps its checkpoints, and how many of them."""
+
+    directory: Annotated[
+        str, Field(min_length=1, max_length=1024, json_schema_extra=_directory_rules)
+    ]
+    """Absolute path in the training container, on a volume that all workers share. The job
+    looks here for the checkpoint to go on from, also for those of a former job."""
+    keep: Annotated[int, Field(ge=2, le=1000)] = 2
+    """How many good checkpoints stay on disk. Nothing is deleted before a newer one is known to
+    be durable. At least two, so that a damaged one is never the only one."""
+
+
+class RecoverySpec(ApiModel):
+    """How often, how soon and how long a job is brought back after a failure."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.backoffSeconds <= self.maxBackoffSeconds",
+                "spec.recovery.maxBackoffSeconds must not be below backoffSeconds; "
+                "raise maxBackoffSeconds or lower backoffSeconds",
+                field=".maxBackoffSeconds",
+            )
+        )
+    )
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 10
+    """How many restarts the training's own failures may cost within windowSeconds; one more
+    fails the job. Faults of nodes and preemptions are not counted. 0: the first failure fails
+    the job."""
+    window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 21_600
+    """Length, in seconds, of the sliding window in which maxRestarts counts (21600: six
+    hours)."""
+    max_restarts_without_progress: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many of the training's own failures in a row, with no new step between them, fail the
+    job. Counts only where the job's progress can be seen."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 5
+    """Seconds to wait before the second restart without progress; the first is immediate, and
+    each further one waits twice as long."""
+    max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
+    """The longest wait, in seconds, before a restart."""
+
+
+def _only_while_suspended(field: str, unchanged: str) -> Rule:
+    return rule(
+        f"oldSelf.suspend || {unchanged}",
+        f"spec.{field} can change only while the job is suspended; "
+        "set spec.suspend to true first, and change it then",
+        reason="FieldValueForbidden",
+        field=f".{field}",
+    )
+
+
+_spec_rules = rules(
+    rule(
+        f"self.workers * self.?processesPerWorker.orValue(1) <= {MAX_PROCESSES}",
+        "spec.workers × spec.processesPerWorker must not exceed "
+        f"{MAX_PROCESSES} processes; lower one of them",
+        field=".processesPerWorker",
+    ),
+    _only_while_suspended("workers", "self.workers == oldSelf.workers"),
+    _only_while_suspended("launcher", "self.launcher == oldSelf.launcher"),
+    _only_while_suspended("template", "self.template == oldSelf.template"),
+    _only_while_suspended(
+        "processesPerWorker", "self.?processesPerWorker == oldSelf.?processesPerWorker"
+    ),
+    _only_while_suspended(
+        "checkpoint",
+        "(has(self.checkpoint) == has(oldSelf.checkpoint) "
+        "&& (!has(self.checkpoint) || self.checkpoint == oldSelf.checkpoint))",
+    ),
+)
+_managed_by_rules = rules(
+    rule(
+        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9/_.~-]+$')",
+        "spec.managedBy must be a domain, a slash and a path, such as " + names.MANAGED_BY,
+    ),
+    rule(
+        "self == oldSelf",
+        "spec.managedBy cannot change; delete the job and create it anew",
+        reason="FieldValueForbidden",
+    ),
+)
+
+
+class TrainingJobSpec(ApiModel):
+    """What is to be trained, where its checkpoints are, and how failures are answered."""
+
+    model_config = ConfigDict(json_schema_extra=_spec_rules)
+
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)]
+    """Number of worker pods. All of them train together, or none does. Changes only while the
+    job is suspended."""
+    processes_per_worker: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Training processes (ranks) in each worker. Absent: as many as the accelerators that one
+    pod asks for, else 1. Changes only while the job is suspended."""
+    launcher: Launcher = Launcher.COMMAND
+    """Who starts the ranks. Command: the container's command runs once per pod and starts them
+    itself (torchrun, a script). Processes: the agent runs the command processesPerWorker times,
+    one rank each, and no launcher is needed. Changes only while the job is suspended."""
+    template: Annotated[dict[str, Any], Field(json_schema_extra=template_schema())]
+    """The worker's pod (a PodTemplateSpec), the same for all workers. The training runs in the
+    container named trainer, or in the only one. Changes only while the job is suspended."""
+    gang: GangSpec = GangSpec()
+    """How the workers come to start together: all of them, or none."""
+    checkpoint: CheckpointSpec | None = None
+    """Where the job keeps its checkpoints. Absent: the training's own business; a restart then
+    begins wherever the training itself begins. Changes only while the job is suspended."""
+    recovery: RecoverySpec = RecoverySpec()
+    """How often, how soon and how long the job is brought back after a failure."""
+    suspend: bool = False
+    """True ends the training and frees all its pods; false starts it again from the newest
+    checkpoint."""
+    managed_by: Annotated[
+        str, Field(min_length=1, max_length=63, json_schema_extra=_managed_by_rules)
+    ] = names.MANAGED_BY
+    """The controller that runs this job. With any other value than the default, Goodput leaves
+    the job alone. Never changes."""
+    start_deadline_seconds: Seconds | None = None
+    """Seconds from the job's creation within which it must have begun to train, else it fails.
+    Time in suspension does not count. Absent: it may wait for ever."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+    """Seconds that the job may be active, interruptions included, before it fails; counted anew
+    after a suspension. Absent: no limit."""
+    ttl_seconds_after_finished: Seconds | None = None
+    """Seconds after which a finished job is deleted with its pods. Absent: it stays."""
+    clean_pod_policy: CleanPodPolicy = CleanPodPolicy.RUNNING
+    """Which pods are deleted when the job has finished. Running: those that still run. All: all
+    of them, and their logs. None: none, so that sidecars go on."""

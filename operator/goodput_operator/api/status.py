@@ -1,0 +1,279 @@
+"""`status` of a TrainingJob: all that a restarted operator must know, and what a user reads.
+
+Three kinds of fields, kept apart: *observed* (recomputable), *intent* (written before the
+act) and *ledger* (each span added exactly once).
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from goodput_operator.api.base import ApiModel, Time, list_map
+
+
+class ConditionType(StrEnum):
+    """Every condition that a TrainingJob has; all are set at the first visit."""
+
+    TEMPLATE_VALID = "TemplateValid"
+    ADMITTED = "Admitted"
+    GANG_SCHEDULED = "GangScheduled"
+    RUNNING = "Running"
+    PROGRESSING = "Progressing"
+    DEGRADED = "Degraded"
+    RECOVERING = "Recovering"
+    CHECKPOINT_FRESH = "CheckpointFresh"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Condition(ApiModel):
+    """A condition by the Kubernetes conventions."""
+
+    type: str
+    """What the condition speaks of, such as Running."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    observed_generation: int = 0
+    """The metadata.generation that it was seen at."""
+    last_transition_time: Time
+    """When `status` last changed."""
+    reason: str
+    """Why, in one CamelCase word."""
+    message: str = ""
+    """Why, in a sentence."""
+
+
+class WorkersStatus(ApiModel):
+    """Observed: how many of the wanted workers are how far."""
+
+    wanted: int = 0
+    """Workers that spec asks for."""
+    bound: int = 0
+    """Workers whose pod has a node."""
+    connected: int = 0
+    """Workers whose agent reports."""
+    training: int = 0
+    """Workers whose processes run."""
+    text: str = ""
+    """Printed: training/wanted."""
+
+
+class AttemptState(StrEnum):
+    """Where an attempt is in its life: Forming → Starting → Running → Stopping → Closed."""
+
+    FORMING = "Forming"
+    """Pods are placed, agents connect; there is no world yet and no process runs."""
+    STARTING = "Starting"
+    """The world is published; not every member has confirmed that its processes run."""
+    RUNNING = "Running"
+    """Every member has confirmed."""
+    STOPPING = "Stopping"
+    """It has ended or must end; its processes are being stopped."""
+    CLOSED = "Closed"
+    """No process of it can touch anything that the next attempt reads."""
+
+
+class AttemptStatus(ApiModel):
+    """Intent: the newest attempt, one generation of training processes."""
+
+    number: int
+    """Counts the attempts of the job; it only grows."""
+    state: AttemptState
+    """Forming: pods are placed and agents connect. Starting: the world is published. Running: every
+    worker has confirmed. Stopping: its processes are being ended. Closed: none of them can touch
+    anything that the next attempt reads."""
+    opened_at: Time
+    """When it was opened."""
+    published_at: Time | None = None
+    """When its world was fixed and told to the agents."""
+    running_at: Time | None = None
+    """When every worker had confirmed that its processes run."""
+    first_step_at: Time | None = None
+    """When its first training step was finished."""
+    stopping_at: Time | None = None
+    """When it was told to stop."""
+    ended_at: Time | None = None
+    """When training stood still: the fault's own time where known, else its detection."""
+    run_id: str = ""
+    """The rendezvous id, unique to the job and the attempt."""
+    world_size: int = 0
+    """Training processes of the gang."""
+    master_address: str = ""
+    """Address of the pod of rank 0."""
+    master_port: int = 0
+    """Port at which rank 0 listens for the others."""
+    restore_step: int | None = None
+    """The step that it went on from; absent for a start from nothing."""
+    reason: str = ""
+    """Why it is stopping or was closed; CamelCase, empty while it is well."""
+    message: str = ""
+    """The same in a sentence."""
+    charged: bool = False
+    """Its end counts against the user's budget."""
+
+
+class SlotStatus(ApiModel):
+    """Intent: which pod stands for this place of the gang, and its place in the world."""
+
+    slot: int
+    """The place in the gang, from 0 on."""
+    incarnation: int = 0
+    """How many pods this slot has had before; part of the name of its pod."""
+    rank: int = -1
+    """Its place in the published world; -1 when it has none."""
+
+
+class LineageLink(ApiModel):
+    """`attempt` went on from `step` of attempt `origin`."""
+
+    attempt: int
+    """The attempt that restored."""
+    origin: int
+    """The attempt whose checkpoint it restored."""
+    step: int
+    """The step of that checkpoint."""
+
+
+class CheckpointStatus(ApiModel):
+    """Observed, then kept: the newest durable commit, and the chain that a restore may follow."""
+
+    last_durable_step: int | None = None
+    """Step of the newest commit that is known to be durable."""
+    last_durable_attempt: int | None = None
+    """The attempt that wrote it."""
+    time: Time | None = None
+    """When it was seen."""
+    verified: bool = False
+    """It was committed with a manifest (SDK), not merely seen in a tracker file."""
+    fenced: bool = False
+    """The processes use the SDK, so what a zombie writes is never read."""
+    lineage: list[LineageLink] = Field(default_factory=list, max_length=64)
+    """Which attempt went on from which step of which earlier one, newest first."""
+
+
+class ProgressStatus(ApiModel):
+    """Observed: how far training is."""
+
+    step: int | None = None
+    """The newest finished step."""
+    step_milliseconds: int | None = None
+    """How long a recent step took, in milliseconds."""
+    observed_at: Time | None = None
+    """When that step was finished."""
+    best_step: int | None = None
+    """The highest step ever finished; progress means to pass it."""
+
+
+class RestartRecord(ApiModel):
+    """One incident that ended an attempt."""
+
+    attempt: int
+    """The attempt that ended."""
+    at: Time
+    """When."""
+    reason: str
+    """Why, in one CamelCase word."""
+    charged: bool
+    """It counts against the budget."""
+
+
+class RecoveryStatus(ApiModel):
+    """Intent: the used budget and the back-off."""
+
+    total: int = 0
+    """Attempts that were opened after another one had ended."""
+    restarts: list[RestartRecord] = Field(default_factory=list, max_length=1000)
+    """The charged ones inside the window, oldest first."""
+    without_progress: int = 0
+    """Failures, one after the other, between which no new step was finished."""
+    charged_without_progress: int = 0
+    """Those of them that count against the budget."""
+    start_failures: int = 0
+    """Gangs released or formed again, one after the other, without ever having run."""
+    not_before: Time | None = None
+    """When the next attempt may be opened."""
+
+
+class Exclusion(ApiModel):
+    """Intent: a node that this job's workers avoid for a while."""
+
+    node: str
+    """The node."""
+    until: Time
+    """When it may be used again."""
+    reason: str
+    """Why it is avoided."""
+
+
+class Bucket(StrEnum):
+    """Where an accelerator's time went. Their sum, and the unsettled rest, is all of it."""
+
+    PRODUCTIVE = "productive"
+    QUEUED = "queued"
+    SCHEDULING = "scheduling"
+    POD_START = "pod_start"
+    STARTUP = "startup"
+    RESTORE = "restore"
+    LOST_WORK = "lost_work"
+    DETECTION = "detection"
+    RECOVERY = "recovery"
+    SUSPENDED = "suspended"
+    UNKNOWN = "unknown"
+
+
+class LedgerStatus(ApiModel):
+    """Ledger: accelerator-milliseconds (worker-milliseconds for a job without accelerators)."""
+
+    accelerator_milliseconds: dict[Bucket, int] = Field(default_factory=dict)
+    """Milliseconds × accelerators, by where they went."""
+    unsettled_milliseconds: int = 0
+    """Work since the last durable commit: productive at the next, lost when the attempt dies."""
+    accelerators: int = 0
+    """How many accelerators are counted at present."""
+    accounted_until: Time | None = None
+    """Time up to here is in the ledger."""
+
+
+class TrainingJobStatus(ApiModel):
+    """What the operator has seen and decided; absent until it has visited the job."""
+
+    observed_generation: int = 0
+    """The metadata.generation that this status answers."""
+    phase: str = ""
+    """Printed, and derived from the conditions; programs read those."""
+    conditions: list[Condition] = Field(
+        default_factory=list, max_length=16, json_schema_extra=list_map("type")
+    )
+    """What is true of the job, by the Kubernetes conventions."""
+    selector: str = ""
+    """Label selector of the pods."""
+    workers: WorkersStatus = WorkersStatus()
+    """How many of the wanted workers are how far."""
+    attempt: AttemptStatus | None = None
+    """The newest attempt: one generation of training processes."""
+    slots: list[SlotStatus] = Field(
+        default_factory=list, max_length=10_000, json_schema_extra=list_map("slot")
+    )
+    """The places of the gang, and the pod that stands for each."""
+    progress: ProgressStatus = ProgressStatus()
+    """How far training is."""
+    checkpoint: CheckpointStatus = CheckpointStatus()
+    """The newest durable checkpoint, and the chain that a restore may follow."""
+    recovery: RecoveryStatus = RecoveryStatus()
+    """The used budget and the back-off."""
+    exclusions: list[Exclusion] = Field(default_factory=list, max_length=64)
+    """Nodes that the workers avoid for a while."""
+    ledger: LedgerStatus = LedgerStatus()
+    """Where the accelerators' time went."""
+    goodput: str = ""
+    """Printed: productive share of all accounted time, as "93.4%"."""
+    queued_since: Time | None = None
+    """Since when the job waits for a place."""
+    started_at: Time | None = None
+    """When the first attempt ran."""
+    active_since: Time | None = None
+    """The active deadline counts from here: the start, or the last resume."""
+    finished_at: Time | None = None
+    """When the job succeeded or failed."""
