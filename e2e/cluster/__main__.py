@@ -34,11 +34,11 @@ def _up(options: argparse.Namespace) -> None:
     print(f"export KUBECONFIG={cluster.kubeconfig}")
 
 
-def _down(options: argparse.Namespace) -> None:
+def _down(_: argparse.Namespace) -> None:
     Cluster.down()
 
 
-def _status(options: argparse.Namespace) -> None:
+def _status(_: argparse.Namespace) -> None:
     cluster = Cluster.attach()
     broken = cluster.unhealthy_reason()
     print(f"{cluster.shape}\nkubeconfig {cluster.kubeconfig}\nAPI server {cluster.api_url}")

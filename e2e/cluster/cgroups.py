@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
-from .errors import StillWaiting
 from .progress import wait_until
 
 ROOT = Path("/sys/fs/cgroup")
@@ -76,7 +76,7 @@ def kill_all(name: str = "", timeout_seconds: float = 15) -> None:
     """SIGKILL everything at or below `goodput/<name>` until nothing is left.
 
     Raises:
-        StillWaiting: something outlived it for `timeout_seconds`.
+        WaitTimeoutError: something outlived it for `timeout_seconds`.
     """
     directory = tracked(name)
 
@@ -96,17 +96,17 @@ def remove(name: str = "", timeout_seconds: float = 10) -> None:
     """Remove `goodput/<name>` from every hierarchy; it must hold no processes.
 
     Raises:
-        StillWaiting: the kernel still called it busy after `timeout_seconds`.
+        WaitTimeoutError: the kernel still called it busy after `timeout_seconds`.
     """
     for hierarchy in hierarchies():
         top = hierarchy / PREFIX / name if name else hierarchy / PREFIX
-        wait_until(lambda top=top: _removed(top), f"the removal of {top}", timeout_seconds, 0.05)
+        wait_until(partial(_removed, top), f"the removal of {top}", timeout_seconds, 0.05)
 
 
 def _removed(top: Path) -> bool:
     for folder, _, _ in os.walk(top, topdown=False):
         try:
-            os.rmdir(folder)
+            Path(folder).rmdir()
         except FileNotFoundError:
             continue
         except OSError:
@@ -126,16 +126,3 @@ def _is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
-
-
-__all__ = [
-    "StillWaiting",
-    "create",
-    "hierarchies",
-    "joinable",
-    "kill_all",
-    "pids",
-    "remove",
-    "tracked",
-    "version",
-]

@@ -228,7 +228,7 @@ class Cluster:
         """Return once `predicate` is true.
 
         Raises:
-            StillWaiting: it stayed false for `timeout_seconds`; the message names `what`.
+            WaitTimeoutError: it stayed false for `timeout_seconds`; the message names `what`.
         """
         wait_until(predicate, what, timeout_seconds, interval_seconds)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .api import Api
 from .daemons import Daemon
-from .errors import ClusterError, StillWaiting, log_tail
+from .errors import ClusterError, WaitTimeoutError, log_tail
 from .pki import Pki
 from .progress import wait_until
 
@@ -57,14 +57,14 @@ class ControlPlane:
         api = self.api()
         try:
             wait_until(lambda: self._check_alive() and api.ready(), "", timeout_seconds)
-        except StillWaiting as late:
+        except WaitTimeoutError as late:
             tail = log_tail(self.daemon("kube-apiserver").log)
             raise ClusterError(f"the API server is not ready; {tail}") from late
         try:
             wait_until(
                 lambda: self._check_alive() and self._has_default_account(api), "", timeout_seconds
             )
-        except StillWaiting as late:
+        except WaitTimeoutError as late:
             tail = log_tail(self.daemon("kube-controller-manager").log)
             raise ClusterError(f"the controller manager makes no accounts; {tail}") from late
 
@@ -82,9 +82,7 @@ class ControlPlane:
     def api(self) -> Api:
         """Return a client with the administrator's certificate."""
         directory = self.pki.directory
-        return Api(
-            self.url, directory / "ca.crt", directory / "admin.crt", directory / "admin.key"
-        )
+        return Api(self.url, directory / "ca.crt", directory / "admin.crt", directory / "admin.key")
 
     def daemon(self, name: str) -> Daemon:
         """Return the handle of a process by its program's name."""
@@ -119,10 +117,16 @@ class ControlPlane:
 
     def _apiserver(self) -> list[str]:
         file = self.pki.path
+        # No pod can reach a loopback address, and the API server refuses to announce one.
+        announced = (
+            ["--endpoint-reconciler-type=none"]
+            if self.address == "127.0.0.1"
+            else [f"--advertise-address={self.address}"]
+        )
         return [
+            *announced,
             f"--etcd-servers={_ETCD}",
             f"--bind-address={self.address}",
-            f"--advertise-address={self.address}",
             f"--secure-port={PORT}",
             f"--tls-cert-file={file('apiserver.crt')}",
             f"--tls-private-key-file={file('apiserver.key')}",
@@ -150,7 +154,6 @@ class ControlPlane:
             "--max-requests-inflight=800",
             "--max-mutating-requests-inflight=400",
             "--runtime-config=scheduling.k8s.io/v1beta1=true",
-            "--endpoint-reconciler-type=lease",
             _GATES,
         ]
 

@@ -8,6 +8,7 @@ is never signalled.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ClusterError, StillWaiting, log_tail, shown
+from .errors import ClusterError, WaitTimeoutError, log_tail, shown
 from .progress import wait_until
 
 _LAUNCH = """
@@ -84,7 +85,7 @@ class Daemon:
             )
         try:
             wait_until(self.pid_file.exists, f"`{shown(argv)}`", 10, interval_seconds=0.005)
-        except StillWaiting as late:
+        except WaitTimeoutError as late:
             raise ClusterError(f"{self.name} did not start; {log_tail(self.log)}") from late
         pid = self.pid
         if pid is None:
@@ -95,13 +96,11 @@ class Daemon:
         """End it: SIGTERM when there is a grace, then SIGKILL. Does nothing when it is gone.
 
         Raises:
-            StillWaiting: SIGKILL did not end it within ten seconds.
+            WaitTimeoutError: SIGKILL did not end it within ten seconds.
         """
         if grace_seconds > 0 and self._signal(signal.SIGTERM):
-            try:
+            with contextlib.suppress(WaitTimeoutError):
                 wait_until(lambda: self.pid is None, self.name, grace_seconds, 0.02)
-            except StillWaiting:
-                pass
         if self._signal(signal.SIGKILL):
             wait_until(lambda: self.pid is None, f"the end of {self.name}", 10, 0.01)
         self.pid_file.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ class ClusterError(Exception):
     """Something about the cluster went wrong; the message is one or two plain sentences."""
 
 
-class StillWaiting(ClusterError):
+class WaitTimeoutError(ClusterError):
     """A bounded wait ran out of time."""
 
 

@@ -14,7 +14,9 @@ import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,15 +36,46 @@ _SUITE = "bookworm"
 _OPERATOR_USER = "65532"
 _EPOCH = 315532800  # 1980: zip files know no earlier time
 _REMOVED = (
-    "dev/* proc/* sys/* run/* tmp/* boot home media mnt/* srv root/.* var/log var/cache var/lib/apt "
-    "var/lib/dpkg etc/apt etc/hostname etc/resolv.conf etc/machine-id usr/share/doc usr/share/man "
-    "usr/share/locale usr/share/info usr/share/i18n usr/share/zoneinfo usr/share/perl5 "
-    "usr/share/lintian usr/share/bash-completion usr/lib/x86_64-linux-gnu/gconv "
-    "usr/lib/x86_64-linux-gnu/perl-base usr/lib/apt usr/bin/apt* usr/bin/dpkg* usr/bin/perl* "
-    "usr/lib/python3.11/idlelib usr/lib/python3.11/lib2to3 usr/lib/python3.11/pydoc_data"
-).split()
+    "dev/*",
+    "proc/*",
+    "sys/*",
+    "run/*",
+    "tmp/*",
+    "boot",
+    "home",
+    "media",
+    "mnt/*",
+    "srv",
+    "root/.*",
+    "var/log",
+    "var/cache",
+    "var/lib/apt",
+    "var/lib/dpkg",
+    "etc/apt",
+    "etc/hostname",
+    "etc/resolv.conf",
+    "etc/machine-id",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "usr/share/i18n",
+    "usr/share/zoneinfo",
+    "usr/share/perl5",
+    "usr/share/lintian",
+    "usr/share/bash-completion",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/lib/apt",
+    "usr/bin/apt*",
+    "usr/bin/dpkg*",
+    "usr/bin/perl*",
+    "usr/lib/python3.11/idlelib",
+    "usr/lib/python3.11/lib2to3",
+    "usr/lib/python3.11/pydoc_data",
+)
 _KEPT_EMPTY = ("dev", "proc", "sys", "run", "tmp", "mnt", "root", "home", "var/cache", "var/log")
-_RECIPE = f"4 {_SUITE} {_REMOVED} {_KEPT_EMPTY} {_OPERATOR_USER}"
+_RECIPE = f"4 {_SUITE} {' '.join(_REMOVED)} {_KEPT_EMPTY} {_OPERATOR_USER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +190,18 @@ def image_of(archive: Path) -> tuple[str, str]:
     return manifest["annotations"]["io.containerd.image.name"], manifest["digest"]
 
 
+@contextmanager
+def without_blobs(archive: Path, digests: Container[str]) -> Iterator[Path]:
+    """Give a copy of an image's tar file that lacks the blobs which a node has already."""
+    with tempfile.TemporaryDirectory(dir=_images(), prefix="partial-") as home:
+        target = Path(home, archive.name)
+        with tarfile.open(archive) as source, tarfile.open(target, "w") as tar:
+            for member in source:
+                if f"sha256:{Path(member.name).name}" not in digests:
+                    tar.addfile(member, source.extractfile(member))
+        yield target
+
+
 def _images() -> Path:
     directory = cache_dir() / "images"
     directory.mkdir(parents=True, exist_ok=True)
@@ -178,8 +223,15 @@ def _cached_layer(kind: str, key: str, make: Callable[[Path], None]) -> Layer:
                 make(home / "root")
                 layer = _pack(home / "root", home / "layer.tar")
                 described.write_text(json.dumps({"digest": layer.digest, "size": layer.size}))
+                _prune(kind)
     known = json.loads(described.read_text())
     return Layer(home / "layer.tar", known["digest"], known["size"])
+
+
+def _prune(kind: str) -> None:
+    """Remove all layers of a kind but the two newest."""
+    for old in sorted(_images().glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime)[:-2]:
+        shutil.rmtree(old)
 
 
 def _make_base(root: Path) -> None:
@@ -289,9 +341,7 @@ def _compile(directory: Path, seen_as: str, root: Path | None = None) -> None:
     script += ' && exec chroot "$2" python3 -m compileall -qq -f -j 2'
     script += ' --invalidation-mode unchecked-hash -s /mnt -p "$3" /mnt'
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
-    done = run(
-        [*argv, str(directory), str(root), seen_as], check=False, timeout_seconds=1800
-    )
+    done = run([*argv, str(directory), str(root), seen_as], check=False, timeout_seconds=1800)
     # 1 without a word: a file that was never meant for this Python did not compile.
     if done.returncode != 0 and done.stderr.strip():
         raise ClusterError(f"byte-compiling {seen_as} failed: {done.stderr.strip()[-1000:]}")

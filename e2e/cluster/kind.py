@@ -115,11 +115,11 @@ class Kind:
         for identifier, container in container_ids(pod).items():
             argv = ["docker", "exec", pod["spec"]["nodeName"], "sh", "-c", _LIST_PROCESSES, "sh"]
             for line in run([*argv, identifier], check=False).stdout.splitlines():
-                pid, inside, command = (line.split(" ", 2) + [""])[:3]
+                pid, inside, command = [*line.split(" ", 2), ""][:3]
                 found.append(Process(int(pid), command.strip(), int(inside), container))
         return found
 
-    def signal(self, pod: dict[str, Any], pids: Sequence[int], number: int) -> None:
+    def signal(self, pod: dict[str, Any], /, pids: Sequence[int], number: int) -> None:
         """Send a signal to pids of the pod's node."""
         kill = shlex.join(["kill", f"-{number}", *map(str, pids)])
         run(["docker", "exec", pod["spec"]["nodeName"], "sh", "-c", kill], check=False)
@@ -155,7 +155,6 @@ class Kind:
 
     def _config(self) -> dict[str, object]:
         grace = f"{self.shape.node_grace_seconds}s"
-        gates = "GenericWorkload=true,TopologyAwareWorkloadScheduling=true"
         tolerations = {
             "default-not-ready-toleration-seconds": "5",
             "default-unreachable-toleration-seconds": "5",
@@ -175,9 +174,7 @@ class Kind:
         return {
             "kind": "Cluster",
             "apiVersion": "kind.x-k8s.io/v1alpha4",
-            "featureGates": dict(
-                (gate.split("=")[0], gate.endswith("true")) for gate in gates.split(",")
-            ),
+            "featureGates": {"GenericWorkload": True, "TopologyAwareWorkloadScheduling": True},
             "runtimeConfig": {"scheduling.k8s.io/v1beta1": "true"},
             "kubeadmConfigPatches": [json.dumps(patch), json.dumps(kubelet)],
             "nodes": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from . import binaries, cgroups, images, network, packages
 from .api import Api
 from .controlplane import SERVICE_ADDRESS, ControlPlane
 from .daemons import Daemon
-from .errors import ClusterError, StillWaiting, log_tail
+from .errors import ClusterError, WaitTimeoutError, log_tail
 from .nodes import Node, release_directories
-from .progress import say, wait_until
+from .progress import wait_until
 from .provider import Process, Shape, container_ids
+from .run import run
 
 _NODE_READY_SECONDS = 90
 
@@ -27,10 +28,14 @@ class Namespaces:
     def __init__(self, state: Path, shape: Shape) -> None:
         self.state = state
         self.shape = shape
-        self.host_address = network.HOST_ADDRESS if shape.nodes else "127.0.0.1"
         self.control_plane = ControlPlane(state, self.host_address)
         self.kubeconfig = self.control_plane.kubeconfig
         self.nodes = tuple(Node(index, state) for index in range(1, shape.nodes + 1))
+
+    @property
+    def host_address(self) -> str:
+        """The bridge's address; the loopback one where there are no nodes."""
+        return network.HOST_ADDRESS if self.shape.nodes else "127.0.0.1"
 
     def up(self) -> None:
         """Start everything and return when all nodes are Ready."""
@@ -111,7 +116,7 @@ class Namespaces:
                     found += _process(pid, container)
         return found
 
-    def signal(self, pod: dict[str, Any], pids: Sequence[int], number: int) -> None:
+    def signal(self, _: dict[str, Any], /, pids: Sequence[int], number: int) -> None:
         """Send a signal to host pids that `pod_processes` named."""
         for pid in pids:
             try:
@@ -191,12 +196,12 @@ class Namespaces:
     def _wait_ready(self, node: Node, since: str = "") -> None:
         def ready() -> bool:
             if not node.alive():
-                raise StillWaiting("")
+                raise WaitTimeoutError("")
             return self.api().node_is_ready(node.name, since)
 
         try:
             wait_until(ready, "", _NODE_READY_SECONDS)
-        except StillWaiting as late:
+        except WaitTimeoutError as late:
             tail = log_tail(node.log_of("kubelet"))
             raise ClusterError(f"{node.name} does not get Ready; {tail}") from late
         self.api().dress_node(node.name, node.rack, self.shape.gpus_per_node)
@@ -212,7 +217,9 @@ def _import(node: Node, archives: Iterable[Path]) -> None:
     for archive in archives:
         name, digest = images.image_of(archive)
         if present.get(name) != digest:
-            node.ctr("images", "import", *local, str(archive))
+            blobs = set(node.ctr("content", "ls", "-q").split())
+            with images.without_blobs(archive, blobs) as lean:
+                node.ctr("images", "import", *local, str(lean))
 
 
 def _containerd_major(node: Node) -> int:
@@ -237,11 +244,4 @@ def _unmount_below(directory: Path) -> None:
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     points = [line.split()[1] for line in mounts]
     for point in sorted((p for p in points if p.startswith(f"{directory}/")), reverse=True):
-        _quietly(lambda point=point: network.run(["umount", "-l", point]))
-
-
-def _quietly(action: Callable[[], object]) -> None:
-    try:
-        action()
-    except ClusterError as failed:
-        say(f"warning: {failed}")
+        run(["umount", "-l", point])

@@ -52,9 +52,11 @@ def create_node(index: int, count: int) -> None:
         "link set eth0 up",
         f"route add default via {HOST_ADDRESS}",
     ]
-    for other in range(1, count + 1):
-        if other != index:
-            commands.append(f"route add {pod_range(other)} via {node_address(other)}")
+    commands += [
+        f"route add {pod_range(other)} via {node_address(other)}"
+        for other in range(1, count + 1)
+        if other != index
+    ]
     run([_program(), "-n", inside, "-batch", "-"], input_text="\n".join(commands) + "\n")
     _ip("route", "add", pod_range(index), "via", node_address(index), "dev", BRIDGE)
     forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import cgroups, network, packages
 from .daemons import Daemon
-from .errors import ClusterError, StillWaiting, log_tail
+from .errors import ClusterError, WaitTimeoutError, log_tail
 from .pki import Pki
 from .preflight import may_raise_limits
 from .progress import wait_until
@@ -82,7 +82,7 @@ class Node:
         self._start("containerd", ["containerd", "--config", str(self._file("containerd.toml"))])
         try:
             wait_until(self._runtime_is_ready, "containerd", 30, 0.05)
-        except StillWaiting as late:
+        except WaitTimeoutError as late:
             tail = log_tail(self._daemon("containerd").log)
             raise ClusterError(f"containerd of {self.name} is not ready; {tail}") from late
 
@@ -91,13 +91,9 @@ class Node:
         kubeconfig = pki.kubeconfig(self.name, api_url, self._file("kubelet.kubeconfig"))
         config = self._file("kubelet.json")
         config.write_text(json.dumps(self._kubelet_config(pki, "coredns" in binaries)))
-        address = network.node_address(self.index)
-        self._start(
-            "kubelet",
-            [str(binaries["kubelet"]), f"--config={config}", f"--kubeconfig={kubeconfig}"]
-            + ["--root-dir=/var/lib/kubelet", f"--hostname-override={self.name}"]
-            + [f"--node-ip={address}"],
-        )
+        argv = [str(binaries["kubelet"]), f"--config={config}", f"--kubeconfig={kubeconfig}"]
+        argv += ["--root-dir=/var/lib/kubelet", f"--hostname-override={self.name}"]
+        self._start("kubelet", [*argv, f"--node-ip={network.node_address(self.index)}"])
         proxy_kubeconfig = pki.kubeconfig("kube-proxy", api_url, self._file("proxy.kubeconfig"))
         config = self._file("proxy.json")
         config.write_text(json.dumps(self._proxy_config(proxy_kubeconfig)))
@@ -153,7 +149,7 @@ class Node:
         )
         try:
             wait_until(marker.exists, "the mount namespace", 10, 0.01)
-        except StillWaiting as late:
+        except WaitTimeoutError as late:
             raise ClusterError(f"{self.name} got no namespace; {log_tail(holder.log)}") from late
 
     def _start(self, program: str, argv: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from .errors import ClusterError
 from .progress import step
@@ -36,7 +37,7 @@ def which(program: str) -> str | None:
 def missing(programs: Mapping[str, str], cni: bool = False) -> list[str]:
     """Return the packages, sorted, that are needed for `programs` and not installed."""
     packages = {package for program, package in programs.items() if which(program) is None}
-    if cni and not os.path.exists(f"{CNI_DIRECTORY}/bridge"):
+    if cni and not Path(CNI_DIRECTORY, "bridge").exists():
         packages.add(_CNI_PACKAGE)
     return sorted(packages)
 

@@ -37,9 +37,14 @@ class Pki:
         self.directory.mkdir(parents=True, mode=0o700)
         self._key("ca")
         self._openssl(
-            ["req", "-x509", "-new", "-key", self.path("ca.key"), "-out", self.path("ca.crt")]
-            + ["-days", _DAYS, "-subj", "/CN=goodput-local", "-addext"]
-            + ["keyUsage=critical,keyCertSign,cRLSign,digitalSignature"]
+            "req",
+            "-x509",
+            "-new",
+            key=self.path("ca.key"),
+            out=self.path("ca.crt"),
+            days=_DAYS,
+            subj="/CN=goodput-local",
+            addext="keyUsage=critical,keyCertSign,cRLSign,digitalSignature",
         )
         alternatives = [f"DNS:{name}" for name in _SERVER_NAMES]
         alternatives += [f"IP:{address}" for address in ("127.0.0.1", *addresses)]
@@ -50,15 +55,13 @@ class Pki:
         for component in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
             self.issue(component, f"/CN=system:{component}")
         self._key("sa")
-        self._openssl(
-            ["pkey", "-in", self.path("sa.key"), "-pubout", "-out", self.path("sa.pub")]
-        )
+        self._openssl("pkey", "-pubout", in_=self.path("sa.key"), out=self.path("sa.pub"))
 
     def issue(self, name: str, subject: str, alternatives: Sequence[str] = ()) -> None:
         """Make a certificate for server and client use."""
         self._key(name)
-        request = ["req", "-new", "-key", self.path(f"{name}.key"), "-subj", subject]
-        self._openssl([*request, "-out", self.path(f"{name}.csr")])
+        request = self.path(f"{name}.csr")
+        self._openssl("req", "-new", key=self.path(f"{name}.key"), subj=subject, out=request)
         extensions = ["keyUsage=critical,digitalSignature"]
         extensions += ["extendedKeyUsage=serverAuth,clientAuth"]
         if alternatives:
@@ -66,10 +69,15 @@ class Pki:
         extension_file = self.directory / f"{name}.ext"
         extension_file.write_text("\n".join(extensions) + "\n")
         self._openssl(
-            ["x509", "-req", "-in", self.path(f"{name}.csr"), "-out", self.path(f"{name}.crt")]
-            + ["-CA", self.path("ca.crt"), "-CAkey", self.path("ca.key"), "-days", _DAYS]
-            + ["-set_serial", str(int.from_bytes(name.encode()[:18], "big"))]
-            + ["-extfile", str(extension_file)]
+            "x509",
+            "-req",
+            in_=request,
+            out=self.path(f"{name}.crt"),
+            CA=self.path("ca.crt"),
+            CAkey=self.path("ca.key"),
+            days=_DAYS,
+            set_serial=str(int.from_bytes(name.encode()[:18], "big")),
+            extfile=str(extension_file),
         )
 
     def kubeconfig(self, name: str, server: str, target: Path) -> Path:
@@ -103,12 +111,15 @@ class Pki:
         return target
 
     def _key(self, name: str) -> None:
-        self._openssl(["ecparam", "-name", "prime256v1", "-genkey", "-noout"], f"{name}.key")
+        key = self.path(f"{name}.key")
+        self._openssl("ecparam", "-genkey", "-noout", name="prime256v1", out=key)
 
-    def _openssl(self, arguments: list[str], key_file: str | None = None) -> None:
-        if key_file is not None:
-            arguments = [*arguments, "-out", self.path(key_file)]
-        run(["openssl", *arguments], timeout_seconds=30)
+    @staticmethod
+    def _openssl(*words: str, **options: str) -> None:
+        argv = ["openssl", *words]
+        for option, value in options.items():
+            argv += ["-" + option.rstrip("_"), value]
+        run(argv, timeout_seconds=30)
 
     def _inline(self, name: str) -> str:
         return base64.b64encode((self.directory / name).read_bytes()).decode()

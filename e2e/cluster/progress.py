@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .errors import StillWaiting
+from .errors import WaitTimeoutError
 
 _started = time.monotonic()
 
@@ -48,10 +48,10 @@ def wait_until(
     """Return once `predicate` is true; it is asked every `interval_seconds`.
 
     Raises:
-        StillWaiting: it stayed false for `timeout_seconds`; the message names `what`.
+        WaitTimeoutError: it stayed false for `timeout_seconds`; the message names `what`.
     """
     deadline = time.monotonic() + timeout_seconds
     while not predicate():
         if time.monotonic() >= deadline:
-            raise StillWaiting(f"waited {timeout_seconds:g} s for {what}, in vain")
+            raise WaitTimeoutError(f"waited {timeout_seconds:g} s for {what}, in vain")
         time.sleep(interval_seconds)

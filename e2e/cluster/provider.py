@@ -58,7 +58,10 @@ class Provider(Protocol):
 
     shape: Shape
     kubeconfig: Path
-    host_address: str
+
+    @property
+    def host_address(self) -> str:
+        """The address at which pods reach servers of this host."""
 
     def up(self) -> None:
         """Make the cluster; nothing of a former one is left when this is called."""
@@ -78,7 +81,7 @@ class Provider(Protocol):
     def pod_processes(self, pod: dict[str, Any]) -> list[Process]:
         """Return the living processes of a pod's containers; `pod` is its API object."""
 
-    def signal(self, pod: dict[str, Any], pids: Sequence[int], number: int) -> None:
+    def signal(self, pod: dict[str, Any], /, pids: Sequence[int], number: int) -> None:
         """Send a signal to processes that `pod_processes` named."""
 
     def lose_node(self, node: str) -> None:
