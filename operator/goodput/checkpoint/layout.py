@@ -33,7 +33,7 @@ LINEAGE_LIMIT = 64
 """Links that a manifest remembers, newest first: older ancestors are pruned long before."""
 
 _NAME = re.compile(r"step-([0-9]{8,15})\.attempt-([0-9]{5,15})(?:\.retry-([0-9]{5,15}))?")
-_PART_NAME = re.compile(r"rank-[0-9]+\.json")
+_PART_NAME = re.compile(r"rank-[0-9]{5,}\.json")
 
 S = TypeVar("S", bound=Message)
 
