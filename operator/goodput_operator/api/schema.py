@@ -90,8 +90,8 @@ def _root() -> Schema:
         "required": ["spec"],
         **rules(_NAME_RULE),
         "properties": {
-            "apiVersion": {**text, "description": f"{names.API_VERSION}"},
-            "kind": {**text, "description": names.KIND},
+            "apiVersion": {**text, "description": f"Always {names.API_VERSION}."},
+            "kind": {**text, "description": f"Always {names.KIND}."},
             "metadata": {"type": "object"},
             "spec": structural(TrainingJobSpec, defaults=True),
             "status": structural(TrainingJobStatus, defaults=False),

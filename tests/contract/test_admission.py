@@ -1,0 +1,423 @@
+"""What the API server says at the door, before any controller has seen the job."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.errors import ClusterError
+from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.api.status import TrainingJobStatus
+
+CRD = Path(__file__).resolve().parents[2] / "crds" / "goodput.training_trainingjobs.yaml"
+JOBS = "/apis/goodput.training/v1alpha1/namespaces/{}/trainingjobs"
+
+MINIMAL: dict[str, Any] = {
+    "apiVersion": "goodput.training/v1alpha1",
+    "kind": "TrainingJob",
+    "metadata": {"name": "char-gpt"},
+    "spec": {
+        "workers": 4,
+        "template": {
+            "spec": {"containers": [{"name": "main", "image": "a", "command": ["train"]}]}
+        },
+    },
+}
+FULL_SPEC: dict[str, Any] = {
+    "workers": 10_000,
+    "processesPerWorker": 8,
+    "launcher": "Processes",
+    "template": {
+        "metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "serviceAccountName": "someone",
+            "initContainers": [{"name": "fetch", "image": "a", "args": ["x"]}],
+            "containers": [
+                {
+                    "name": "trainer",
+                    "image": "a",
+                    "command": ["python3", "train.py"],
+                    "env": [{"name": "NCCL_DEBUG", "value": "WARN"}],
+                    "volumeMounts": [{"name": "data", "mountPath": "/checkpoints"}],
+                    "resources": {"limits": {"nvidia.com/gpu": 8}},
+                },
+                {"name": "sidecar", "image": "b"},
+            ],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+        },
+    },
+    "gang": {"admission": "Always", "startTimeoutSeconds": 60},
+    "checkpoint": {"directory": "/checkpoints/run-1", "keep": 5},
+    "recovery": {
+        "maxRestarts": 0,
+        "windowSeconds": 60,
+        "maxRestartsWithoutProgress": 1,
+        "backoffSeconds": 0,
+        "maxBackoffSeconds": 0,
+    },
+    "suspend": True,
+    "managedBy": "kueue.x-k8s.io/multikueue",
+    "startDeadlineSeconds": 0,
+    "activeDeadlineSeconds": 1,
+    "ttlSecondsAfterFinished": 0,
+    "cleanPodPolicy": "All",
+}
+
+
+@pytest.fixture(scope="module")
+def server(cluster: Cluster) -> Cluster:
+    """The API server, with our CRD applied as any user would."""
+    cluster.kubectl("apply", "-f", str(CRD))
+    cluster.kubectl("wait", "--for=condition=Established", "-f", str(CRD), "--timeout=30s")
+    cluster.wait_until(
+        lambda: "trainingjobs" in cluster.kubectl("api-resources", "--api-group=goodput.training"),
+        "the TrainingJob's API to be served",
+        30,
+    )
+    return cluster
+
+
+def job(*changes: tuple[str, Any], spec: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The minimal job, or one of this spec, with values set at paths such as `spec.workers`."""
+    made = copy.deepcopy(MINIMAL)
+    if spec is not None:
+        made["spec"] = copy.deepcopy(spec)
+    for path, value in changes:
+        *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+        place: Any = made
+        for part in parents:
+            place = place[part] if isinstance(part, int) else place.setdefault(part, {})
+        place[last] = value
+    return made
+
+
+def create(server: Cluster, namespace: str, body: dict[str, Any], *options: str) -> dict[str, Any]:
+    args = ("create", "-n", namespace, "-f", "-", "-o", "json", *options)
+    made: dict[str, Any] = json.loads(server.kubectl(*args, input=json.dumps(body)))
+    return made
+
+
+def refusal(server: Cluster, namespace: str, body: dict[str, Any]) -> str:
+    with pytest.raises(ClusterError) as refused:
+        create(server, namespace, body, "--dry-run=server")
+    return str(refused.value)
+
+
+def merge(server: Cluster, namespace: str, spec: dict[str, Any]) -> str:
+    patch = json.dumps({"spec": spec})
+    args = ("patch", "gtj", "char-gpt", "-n", namespace, "--type=merge", "-p", patch)
+    return server.kubectl(*args)
+
+
+def test_the_smallest_job_is_accepted_and_gets_the_models_defaults(
+    server: Cluster, namespace: str
+) -> None:
+    spec = create(server, namespace, job())["spec"]
+    expected = TrainingJobSpec.model_validate(MINIMAL["spec"])
+    assert spec == expected.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+def test_a_job_that_uses_every_field_is_accepted_unchanged(server: Cluster, namespace: str) -> None:
+    every_field = {field.alias for field in TrainingJobSpec.model_fields.values()}
+    assert every_field == set(FULL_SPEC)
+    assert create(server, namespace, job(spec=FULL_SPEC))["spec"] == FULL_SPEC
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(("metadata.name", "j" * 52), id="the longest name"),
+        pytest.param(("metadata.name", "7b"), id="a name that begins with a digit"),
+        pytest.param(("spec.template.spec.tolerations", [{"new": 1}]), id="unknown pod fields"),
+        pytest.param(("spec.template.spec.volumes", None), id="what a chart left empty"),
+        pytest.param(("spec.template.spec.containers.0.env", None), id="an empty env"),
+        pytest.param(("spec.template.metadata", None), id="an empty metadata"),
+        pytest.param(("spec.checkpoint.directory", "/goodputs/"), id="a path that only looks ours"),
+        pytest.param(
+            ("spec.template.spec.containers.0.command", ["sh", "-c", "x" * 100_000]),
+            id="a script for a command",
+        ),
+    ],
+)
+def test_what_pod_authors_write_is_accepted(
+    server: Cluster, namespace: str, change: tuple[str, Any]
+) -> None:
+    create(server, namespace, job(change), "--dry-run=server")
+
+
+TRAINER = "spec.template.spec.containers.0"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(
+            ("metadata.name", "j" * 53),
+            "metadata.name must be at most 52",
+            id="a name without room for slot and incarnation",
+        ),
+        pytest.param(
+            ("metadata.name", "a.b"), "metadata.name must be", id="a name that is no host name"
+        ),
+        pytest.param(("spec.workers", 0), "spec.workers", id="no workers"),
+        pytest.param(("spec.workers", 10_001), "spec.workers", id="too many workers"),
+        pytest.param(("spec.processesPerWorker", 0), "spec.processesPerWorker", id="no processes"),
+        pytest.param(("spec.launcher", "Torchrun"), "spec.launcher", id="an unknown launcher"),
+        pytest.param(
+            ("spec.checkpoint.directory", "checkpoints"),
+            "spec.checkpoint.directory must be an absolute path",
+            id="a relative checkpoint directory",
+        ),
+        pytest.param(
+            ("spec.checkpoint.directory", "/data/../goodput"),
+            "spec.checkpoint.directory must be an absolute path",
+            id="a checkpoint directory that climbs",
+        ),
+        pytest.param(
+            ("spec.checkpoint.directory", "/goodput"),
+            "choose a directory on a shared volume",
+            id="checkpoints in our mount",
+        ),
+        pytest.param(
+            ("spec.checkpoint.directory", "/var/run/goodput/x"),
+            "choose a directory on a shared volume",
+            id="checkpoints among our credentials",
+        ),
+        pytest.param(
+            ("spec.checkpoint", {"directory": "/c", "keep": 1}),
+            "spec.checkpoint.keep",
+            id="a single checkpoint",
+        ),
+        pytest.param(
+            ("spec.recovery", {"backoffSeconds": 301}),
+            "raise maxBackoffSeconds or lower backoffSeconds",
+            id="a back-off above its cap",
+        ),
+        pytest.param(
+            ("spec.managedBy", "someone"), "spec.managedBy must be a domain", id="no domain"
+        ),
+        pytest.param(
+            ("spec.template", {}), "spec.template.spec: Required", id="a template without spec"
+        ),
+        pytest.param(
+            ("spec.template.spec.containers", []),
+            "spec.template.spec.containers",
+            id="no containers",
+        ),
+        pytest.param((f"{TRAINER}.command", []), "needs a command", id="an image's own ENTRYPOINT"),
+        pytest.param(
+            (
+                "spec.template.spec.containers",
+                [{"name": "a", "command": ["x"]}, {"name": "b", "command": ["x"]}],
+            ),
+            "Name that one trainer",
+            id="two containers of which none is the trainer",
+        ),
+        pytest.param(
+            (
+                "spec.template.spec.containers",
+                [{"name": "a", "command": ["x"]}, {"name": "trainer"}],
+            ),
+            "needs a command",
+            id="a trainer without command beside one with",
+        ),
+        pytest.param(
+            ("spec.template.metadata.labels", {"goodput.training/job": "x"}),
+            "labels that begin with goodput.training/",
+            id="our labels",
+        ),
+        pytest.param(
+            ("spec.template.metadata.annotations", {"goodput.training/operator-ca": "x"}),
+            "annotations that begin with goodput.training/",
+            id="our annotations",
+        ),
+        pytest.param(
+            (f"{TRAINER}.env", [{"name": "A"}, {"name": "GOODPUT_AGENT"}]),
+            "spec.template.spec.containers[0].env[1].name",
+            id="our environment",
+        ),
+        pytest.param(
+            (f"{TRAINER}.volumeMounts", [{"name": "a", "mountPath": "/goodput/x"}]),
+            "spec.template.spec.containers[0].volumeMounts[0].mountPath",
+            id="our mounts",
+        ),
+        pytest.param(
+            (f"{TRAINER}.name", "goodput-agent"), "choose another name", id="our container"
+        ),
+        pytest.param(
+            ("spec.template.spec.volumes", [{"name": "goodput-credentials"}]),
+            "choose another name",
+            id="our volume",
+        ),
+        pytest.param(
+            ("spec.template.spec.restartPolicy", "OnFailure"),
+            "remove restartPolicy or set it to Never",
+            id="a restart by the kubelet",
+        ),
+    ],
+)
+def test_a_refusal_names_the_field_or_the_remedy(
+    server: Cluster, namespace: str, change: tuple[str, Any], words: str
+) -> None:
+    assert words in refusal(server, namespace, job(change))
+
+
+def test_a_world_of_absurd_size_is_refused(server: Cluster, namespace: str) -> None:
+    body = job(("spec.workers", 10_000), ("spec.processesPerWorker", 16))
+    assert "must not exceed 131072 processes" in refusal(server, namespace, body)
+
+
+def test_a_misspelt_field_is_refused_by_kubectl(server: Cluster, namespace: str) -> None:
+    assert "maxRestart" in refusal(server, namespace, job(("spec.recovery", {"maxRestart": 1})))
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"workers": 5},
+    {"processesPerWorker": 2},
+    {"launcher": "Processes"},
+    {"template": {"spec": {"hostNetwork": True}}},
+    {"checkpoint": {"directory": "/elsewhere"}},
+    {"checkpoint": None},
+]
+
+
+def test_a_running_job_keeps_its_shape_and_a_suspended_one_may_change_it(
+    server: Cluster, namespace: str
+) -> None:
+    create(server, namespace, job(("spec.checkpoint", {"directory": "/checkpoints"})))
+    for change in CHANGES:
+        (field,) = change
+        for attempt in (change, {**change, "suspend": True}):
+            with pytest.raises(ClusterError, match=f"spec.{field} can change only while"):
+                merge(server, namespace, attempt)
+    merge(server, namespace, {"suspend": True})
+    for change in CHANGES:
+        assert "patched" in merge(server, namespace, change)
+    merge(server, namespace, {"workers": 6, "suspend": False})
+
+
+def test_a_running_job_may_change_its_policies(server: Cluster, namespace: str) -> None:
+    create(server, namespace, job())
+    merge(server, namespace, {"recovery": {"maxRestarts": 3}, "activeDeadlineSeconds": 60})
+
+
+def test_the_manager_of_a_job_never_changes(server: Cluster, namespace: str) -> None:
+    create(server, namespace, job(("spec.suspend", True)))
+    with pytest.raises(ClusterError, match=r"spec.managedBy cannot change; delete the job"):
+        merge(server, namespace, {"managedBy": "kueue.x-k8s.io/multikueue"})
+
+
+FULL_STATUS: dict[str, Any] = {
+    "observedGeneration": 1,
+    "phase": "Running",
+    "conditions": [
+        {
+            "type": "Running",
+            "status": "True",
+            "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-02T03:04:05.678Z",
+            "reason": "AllWorkersTrain",
+            "message": "4 of 4",
+        }
+    ],
+    "selector": "goodput.training/job=char-gpt",
+    "workers": {"wanted": 4, "bound": 4, "connected": 4, "training": 4, "text": "4/4"},
+    "attempt": {
+        "number": 3,
+        "state": "Running",
+        "openedAt": "2026-01-02T03:04:05.000Z",
+        "publishedAt": "2026-01-02T03:04:05.000Z",
+        "runningAt": "2026-01-02T03:04:05.000Z",
+        "firstStepAt": "2026-01-02T03:04:05.000Z",
+        "stoppingAt": "2026-01-02T03:04:05.000Z",
+        "endedAt": "2026-01-02T03:04:05.000Z",
+        "runId": "r",
+        "worldSize": 32,
+        "masterAddress": "10.0.0.1",
+        "masterPort": 29500,
+        "restoreStep": 0,
+        "reason": "ProcessFailed",
+        "message": "m",
+        "charged": True,
+    },
+    "slots": [{"slot": 0, "incarnation": 2, "rank": 0}, {"slot": 1, "incarnation": 0, "rank": -1}],
+    "progress": {
+        "step": 1410,
+        "stepMilliseconds": 412,
+        "observedAt": "2026-01-02T03:04:05.000Z",
+        "bestStep": 1410,
+    },
+    "checkpoint": {
+        "lastDurableStep": 1400,
+        "lastDurableAttempt": 3,
+        "time": "2026-01-02T03:04:05.000Z",
+        "verified": True,
+        "fenced": True,
+        "lineage": [{"attempt": 3, "origin": 2, "step": 1200}],
+    },
+    "recovery": {
+        "total": 2,
+        "restarts": [
+            {"attempt": 1, "at": "2026-01-02T03:04:05.000Z", "reason": "Exit", "charged": True}
+        ],
+        "withoutProgress": 0,
+        "chargedWithoutProgress": 0,
+        "startFailures": 0,
+        "notBefore": "2026-01-02T03:04:05.000Z",
+    },
+    "exclusions": [{"node": "n", "until": "2026-01-02T03:04:05.000Z", "reason": "Lost"}],
+    "ledger": {
+        "acceleratorMilliseconds": {"productive": 2**53, "lost_work": 1},
+        "unsettledMilliseconds": 40_000,
+        "accelerators": 32,
+        "accountedUntil": "2026-01-02T03:04:05.000Z",
+    },
+    "goodput": "93.4%",
+    "queuedSince": "2026-01-02T03:04:05.000Z",
+    "startedAt": "2026-01-02T03:04:05.000Z",
+    "activeSince": "2026-01-02T03:04:05.000Z",
+    "finishedAt": "2026-01-02T03:04:05.000Z",
+}
+
+
+def _put_status(server: Cluster, namespace: str, status: dict[str, Any]) -> dict[str, Any]:
+    current = json.loads(server.kubectl("get", "gtj", "char-gpt", "-n", namespace, "-o", "json"))
+    path = JOBS.format(namespace) + "/char-gpt/status"
+    made: dict[str, Any] = server.api.call("PUT", path, {**current, "status": status})
+    return made
+
+
+def test_every_field_of_a_status_survives_the_trip(server: Cluster, namespace: str) -> None:
+    create(server, namespace, job())
+    status = TrainingJobStatus.model_validate(FULL_STATUS)
+    assert status.model_dump(by_alias=True, mode="json") == FULL_STATUS, "a field is not tried here"
+    assert _put_status(server, namespace, FULL_STATUS)["status"] == FULL_STATUS
+
+
+def test_kubectl_prints_a_jobs_state(server: Cluster, namespace: str) -> None:
+    create(server, namespace, job())
+    _put_status(server, namespace, FULL_STATUS)
+    head, row = server.kubectl("get", "gtj", "-n", namespace, "-o", "wide").splitlines()
+    assert head.split() == [
+        *("NAME", "PHASE", "WORKERS", "STEP", "RESTARTS", "GOODPUT", "AGE"),
+        *("REASON", "ATTEMPT", "CHECKPOINT"),
+    ]
+    shown = row.split()
+    assert shown[:6] == ["char-gpt", "Running", "4/4", "1410", "2", "93.4%"]
+    assert shown[7:] == ["ProcessFailed", "3", "1400"]
+
+
+def test_a_job_is_among_all_things(server: Cluster, namespace: str) -> None:
+    create(server, namespace, job())
+    assert "trainingjob.goodput.training/char-gpt" in server.kubectl(
+        "get", "all", "-n", namespace, "-o", "name"
+    )
+
+
+def test_kubectl_explains_a_field_with_its_unit_and_meaning(server: Cluster) -> None:
+    shown = " ".join(server.kubectl("explain", "gtj.spec.recovery").split())
+    assert "Length, in seconds, of the sliding window in which maxRestarts counts" in shown
