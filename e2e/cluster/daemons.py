@@ -92,28 +92,18 @@ class Daemon:
             raise ClusterError(f"{self.name} ended at once; {log_tail(self.log)}")
         return pid
 
-    def stop(self, grace_seconds: float = 0.0) -> None:
-        """End it: SIGTERM when there is a grace, then SIGKILL. Does nothing when it is gone.
+    def stop(self) -> None:
+        """Kill it and wait for its end. Does nothing when it is gone.
 
         Raises:
             WaitTimeoutError: SIGKILL did not end it within ten seconds.
         """
-        if grace_seconds > 0 and self._signal(signal.SIGTERM):
-            with contextlib.suppress(WaitTimeoutError):
-                wait_until(lambda: self.pid is None, self.name, grace_seconds, 0.02)
-        if self._signal(signal.SIGKILL):
+        pid = self.pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             wait_until(lambda: self.pid is None, f"the end of {self.name}", 10, 0.01)
         self.pid_file.unlink(missing_ok=True)
-
-    def _signal(self, number: signal.Signals) -> bool:
-        pid = self.pid
-        if pid is None:
-            return False
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return False
-        return True
 
 
 def _start_time(pid: int) -> int | None:

@@ -126,8 +126,9 @@ class Namespaces:
 
     def lose_node(self, node: str) -> None:
         """Pull the cable and kill everything that runs on the node, at once."""
+        lost = self._node(node)
         network.set_link(node, up=False)
-        self._node(node).kill()
+        lost.kill()
 
     def restore_node(self, node: str) -> None:
         """Boot a lost node: fresh mounts, the disk as it was. Return when it is Ready."""
@@ -149,9 +150,12 @@ class Namespaces:
 
     def heal(self, node: str) -> None:
         """Plug the cable in again; return when a new heartbeat says Ready."""
+        cut_off = self._node(node)
+        if not cut_off.alive():
+            raise ClusterError(f"{node} was lost; `restore-node` boots it")
         since = self.api().heartbeat(node)
         network.set_link(node, up=True)
-        self._wait_ready(self._node(node), since)
+        self._wait_ready(cut_off, since)
 
     def load_image(self, archive: Path) -> None:
         """Import an image into all nodes at once, where its digest is not there yet."""
