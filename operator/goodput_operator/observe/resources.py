@@ -10,7 +10,8 @@ is not looked at.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
@@ -92,7 +93,7 @@ def parse_quantity(name: str, text: object) -> int:
         QuantityError: `text` is no quantity.
     """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise QuantityError(f"{_shown(text)} is not a quantity")
+        raise QuantityError(f"{reprlib.repr(text)} is not a quantity")
     if isinstance(text, int):
         text = max(-_LARGEST, min(text, _LARGEST))  # str() refuses the very large ones
     return _parse(str(text), 1000 if name == CPU else 1)
@@ -102,16 +103,11 @@ def parse_quantity(name: str, text: object) -> int:
 def _parse(text: str, units: int) -> int:
     match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
     if match is None:
-        raise QuantityError(f"{_shown(text)} is not a quantity")
+        raise QuantityError(f"{reprlib.repr(text)} is not a quantity")
     exponent = max(-_EXPONENT_LIMIT, min(int(match["exponent"] or 0), _EXPONENT_LIMIT))
     scale = _SCALES[match["suffix"] or ""] * Fraction(10) ** exponent
     size = min(ceil(Fraction(match["number"]) * scale * units), _LARGEST)  # away from zero
     return -size if match["sign"] == "-" else size
-
-
-def _shown(text: object) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
 def format_quantity(name: str, amount: int) -> str:
@@ -135,7 +131,7 @@ def parse_resources(amounts: object) -> dict[str, int]:
         QuantityError: an amount is no quantity; the message names the resource.
     """
     parsed = {}
-    for name, text in _mapping(amounts).items():
+    for name, text in mapping(amounts).items():
         try:
             parsed[name] = parse_quantity(name, text)
         except QuantityError as error:
@@ -157,11 +153,11 @@ def pod_requests(pod_spec: Mapping[str, Any]) -> dict[str, int]:
         QuantityError: an amount is no quantity.
     """
     total: dict[str, int] = {}
-    for container in _mappings(pod_spec.get("containers")):
+    for container in mappings(pod_spec.get("containers")):
         _add(total, _requests(container.get("resources")))
     sidecars: dict[str, int] = {}
     initial: dict[str, int] = {}
-    for container in _mappings(pod_spec.get("initContainers")):
+    for container in mappings(pod_spec.get("initContainers")):
         own = _requests(container.get("resources"))
         if container.get("restartPolicy") == "Always":
             _add(total, own)
@@ -189,13 +185,13 @@ def is_accelerator(name: str) -> bool:
 
 
 def _requests(resources: object) -> dict[str, int]:
-    sections = _mapping(resources)
+    sections = mapping(resources)
     return parse_resources(sections.get("limits")) | parse_resources(sections.get("requests"))
 
 
 def _pod_level(resources: object, of_containers: Resources) -> dict[str, int]:
     """Pod-level requests; a pod-level limit stands in where no container asks for anything."""
-    sections = _mapping(resources)
+    sections = mapping(resources)
     limits = parse_resources(sections.get("limits"))
     chosen = {name: amount for name, amount in limits.items() if name not in of_containers}
     chosen.update(parse_resources(sections.get("requests")))
@@ -217,9 +213,12 @@ def _raise_to(total: dict[str, int], floor: Resources) -> None:
         total[name] = max(total.get(name, 0), amount)
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return an object of a template as it is; anything else is as good as absent."""
     return value if isinstance(value, Mapping) else {}
 
 
-def _mappings(value: object) -> Iterable[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """Return the objects in a list of a template; anything else is as good as absent."""
+    items = value if isinstance(value, list | tuple) else ()
+    return [item for item in items if isinstance(item, Mapping)]
