@@ -59,11 +59,12 @@ class Api:
             raise ConnectionError(f"{method} {path}: {broken!r}") from broken
         finally:
             connection.close()
+        is_json = answer.getheader("Content-Type", "").startswith("application/json")
+        decoded = json.loads(text) if is_json else text
         if answer.status >= 400:
-            raise ApiError(answer.status, f"{method} {path}: {answer.status} {text[:500]}")
-        if answer.getheader("Content-Type", "").startswith("application/json"):
-            return json.loads(text)
-        return text
+            said = decoded.get("message", text) if isinstance(decoded, dict) else text[:500]
+            raise ApiError(answer.status, f"{method} {path}: {answer.status}, {said}")
+        return decoded
 
     def ready(self) -> bool:
         """Tell whether the server answers and says that it is ready."""

@@ -138,11 +138,6 @@ def build_operator_image(repository: Path = REPOSITORY) -> Path:
     Raises:
         ClusterError: a dependency could not be installed, or the agent's build failed.
     """
-    layers = [base_layer()]
-    lock = repository / "requirements.lock"
-    if lock.exists():
-        layers.append(_dependency_layer(lock))
-    layers.append(_application_layer(repository))
     recipe = Recipe(
         OPERATOR_IMAGE,
         entrypoint=("python3", "-m", "goodput_operator"),
@@ -150,7 +145,12 @@ def build_operator_image(repository: Path = REPOSITORY) -> Path:
         user=_OPERATOR_USER,
         directory="/app",
     )
-    return _write(recipe, layers, "operator")
+    layers = [base_layer()]
+    lock = repository / "requirements.lock"
+    if lock.exists():
+        layers.append(_dependency_layer(lock))
+    with locked(_images() / "operator.lock", "building the operator's image", 120):
+        return _write(recipe, [*layers, _application_layer(repository)], "operator")
 
 
 def base_layer() -> Layer:
@@ -298,10 +298,8 @@ def _dependency_layer(lock: Path) -> Layer:
 
 
 def _application_layer(repository: Path) -> Layer:
-    home = _images() / f"application-{os.getpid()}"
-    shutil.rmtree(home, ignore_errors=True)
-    try:
-        root = home / "root"
+    with tempfile.TemporaryDirectory(dir=_images(), prefix="partial-") as home:
+        root = Path(home, "root")
         (root / "app").mkdir(parents=True)
         sources = repository / "operator"
         if sources.is_dir():
@@ -310,12 +308,10 @@ def _application_layer(repository: Path) -> Layer:
         if (sources / "goodput/agent/build.py").exists():
             _build_agent(sources, root / "app/agent.pyz")
         _compile(root / "app", "/app")
-        layer = _pack(root, home / "layer.tar")
+        layer = _pack(root, Path(home, "layer.tar"))
         kept = _images() / "application.tar"
         layer.path.replace(kept)
-        return Layer(kept, layer.digest, layer.size)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    return Layer(kept, layer.digest, layer.size)
 
 
 def _build_agent(sources: Path, target: Path) -> None:
