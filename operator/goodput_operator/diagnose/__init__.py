@@ -1,0 +1,1 @@
+"""What is wrong, with evidence and certainty. Findings, never actions."""

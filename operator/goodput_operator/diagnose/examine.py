@@ -1,0 +1,454 @@
+"""Examine one job's world: who is lost, what failed, does the gang advance?
+
+Pure. `plan` calls this on a snapshot; a finding never says what to do. The one principle:
+*silence is not death*. In synchronous training, if the other ranks advance, the silent one is
+alive, whatever its node's conditions say. Only a gang that stands still, or the word of a
+pod or of a node, makes a silent worker a lost one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from goodput.protocol import EXIT_CODE_DO_NOT_REQUEUE, EXIT_CODE_PYTHON_TOO_OLD, Commit
+from goodput_operator.api.status import AttemptState, AttemptStatus
+from goodput_operator.observe.snapshot import JobSnapshot, NodeHealth, PodView, Worker
+
+SILENCE_LIMIT_SECONDS = 12.0
+"""Two heartbeats (5 s each) missed and some; then a worker of a gang at rest is lost."""
+STARTING_SILENCE_LIMIT_SECONDS = 30.0
+"""The same before the first step, when every rank may be busy importing."""
+BLIND_SILENCE_LIMIT_SECONDS = 60.0
+"""The same where the trainer gives no sign of progress: its node must be not ready, too."""
+STILL_STEPS = 3
+"""A gang stands still when its next step is this many step times late."""
+
+PREEMPTION_REASONS = frozenset(
+    {"PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "DeletionByTaintManager"}
+)
+
+
+class Kind(StrEnum):
+    """What a finding is about."""
+
+    WORKER_LOST = "WorkerLost"
+    PROCESS_FAILED = "ProcessFailed"
+    REPORTS_VANISHED = "ReportsVanished"
+    """No agent is heard while their nodes are well: the fault is probably ours. Hold."""
+    WORKER_SILENT = "WorkerSilent"
+    """Not heard of, but not known to be lost."""
+    CANNOT_START = "CannotStart"
+    """A pod can never run our agent: no retry will help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        slot: of the worker; -1 for the gang.
+        reason: CamelCase, the class of the fault.
+        message: for people, names the worker, its node and the evidence.
+        at: when it happened, as well as we know.
+        certain: an act that destroys may rest on it.
+        charged: it is the user's own fault, so the user's budget pays.
+        requeue: trying again makes sense.
+    """
+
+    kind: Kind
+    slot: int
+    reason: str
+    message: str
+    at: datetime
+    certain: bool = True
+    charged: bool = False
+    requeue: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GangProgress:
+    """What the trainers of the current attempt said, taken together; times are ours.
+
+    Attributes:
+        sdk: the processes use the SDK.
+        signal: there is any sign of progress, from the SDK or a tracker file.
+        restored: the commit that was restored, when a rank has said so.
+        restored_known: a rank has said how the restore ended (`restored` may be None: nothing).
+    """
+
+    sdk: bool = False
+    signal: bool = False
+    step: int | None = None
+    step_at: datetime | None = None
+    step_milliseconds: int | None = None
+    first_step_at: datetime | None = None
+    restore_began_at: datetime | None = None
+    restore_ended_at: datetime | None = None
+    restored: Commit | None = None
+    restored_known: bool = False
+    restore_problems: tuple[str, ...] = ()
+    committed: Commit | None = None
+    committed_step_at: datetime | None = None
+    tracker_step: int | None = None
+    tracker_step_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All findings, the first cause first, and how far the gang is."""
+
+    findings: tuple[Finding, ...]
+    progress: GangProgress
+    lost_slots: frozenset[int]
+    recheck_at: datetime | None = None
+    """When a silence that lasts would become a finding."""
+
+    @property
+    def first_cause(self) -> Finding | None:
+        """The certain finding that explains the others."""
+        return next((one for one in self.findings if one.certain), None)
+
+
+def examine(snapshot: JobSnapshot, attempt: AttemptStatus | None, now: datetime) -> Diagnosis:
+    """Return what is wrong with the current attempt.
+
+    A lost worker comes before failed processes: when a worker dies, its peers fail of it.
+    """
+    if attempt is None:
+        return Diagnosis((), GangProgress(), frozenset())
+    progress = gang_progress(snapshot.workers, attempt.number)
+    findings = [*_cannot_start(snapshot, now)]
+    published = attempt.state in (
+        AttemptState.STARTING,
+        AttemptState.RUNNING,
+        AttemptState.STOPPING,
+    )
+    lost: list[Finding] = []
+    recheck_at = None
+    if published:
+        lost = [
+            finding
+            for worker in snapshot.workers
+            if (finding := _lost_by_word(worker, attempt.number, now)) is not None
+        ]
+        silent, recheck_at = _silent(snapshot, attempt, progress, now)
+        lost += [one for one in silent if one.slot not in {known.slot for known in lost}]
+        findings += sorted(lost, key=lambda one: (one.charged, one.at, one.slot))
+        findings += _failed_processes(snapshot.workers, attempt.number, now)
+    return Diagnosis(
+        findings=tuple(findings),
+        progress=progress,
+        lost_slots=frozenset(
+            one.slot for one in lost if one.certain and one.kind is Kind.WORKER_LOST
+        ),
+        recheck_at=recheck_at,
+    )
+
+
+def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
+    """Return what the members of `attempt` said, taken together.
+
+    The earliest first step, the newest step, the newest commit; a restore lasts from the first
+    rank's beginning to the last rank's end.
+    """
+    said = [
+        (worker.agent, progress)
+        for worker in workers
+        if worker.agent and (progress := worker.progress_of(attempt)) is not None
+    ]
+    steps = [
+        (progress.step, agent.time_of(progress.step_at), progress.step_milliseconds)
+        for agent, progress in said
+        if progress.step is not None and progress.step_at is not None
+    ]
+    newest = max(steps, key=lambda one: (one[1], one[0]), default=None)
+    commits = [
+        (progress.committed, agent.time_of(progress.committed_step_at))
+        for agent, progress in said
+        if progress.committed is not None and progress.committed_step_at is not None
+    ]
+    commit = max(commits, key=lambda one: one[0].step, default=None)
+    trackers = [
+        (p.tracker_step, a.time_of(p.tracker_step_at))
+        for a, p in said
+        if p.tracker_step is not None and p.tracker_step_at is not None
+    ]
+    tracker = max(trackers, default=None)
+    ended = [a.time_of(p.restore_ended_at) for a, p in said if p.restore_ended_at is not None]
+    restored = [p.restored for _, p in said if p.restored is not None]
+    return GangProgress(
+        sdk=any(progress.sdk for _, progress in said),
+        signal=bool(steps or trackers or commits) or any(p.sdk for _, p in said),
+        step=newest[0] if newest else None,
+        step_at=newest[1] if newest else None,
+        step_milliseconds=newest[2] if newest else None,
+        first_step_at=min(
+            (a.time_of(p.first_step_at) for a, p in said if p.first_step_at is not None),
+            default=None,
+        ),
+        restore_began_at=min(
+            (a.time_of(p.restore_began_at) for a, p in said if p.restore_began_at is not None),
+            default=None,
+        ),
+        restore_ended_at=max(ended, default=None),
+        restored=max(restored, key=lambda one: (one.attempt, one.step), default=None),
+        restored_known=bool(ended),
+        restore_problems=next((p.restore_problems for _, p in said if p.restore_problems), ()),
+        committed=commit[0] if commit else None,
+        committed_step_at=commit[1] if commit else None,
+        tracker_step=tracker[0] if tracker else None,
+        tracker_step_at=tracker[1] if tracker else None,
+    )
+
+
+def succeeded(worker: Worker, attempt: int) -> bool:
+    """Return whether all processes of this worker have ended well.
+
+    An agent leaves with exit code 0 only then, or when it was told to.
+    """
+    run = worker.run_of(attempt)
+    if run is not None and run.succeeded:
+        return True
+    return (
+        worker.pod is not None
+        and worker.pod.ended is not None
+        and (worker.pod.ended.exit_code == 0)
+    )
+
+
+def stands_still(progress: GangProgress, now: datetime) -> bool | None:
+    """Return whether the gang makes no step; None when it gives no sign by which to tell."""
+    if progress.step_at is None:
+        return True if progress.sdk else None
+    late = timedelta(
+        seconds=SILENCE_LIMIT_SECONDS,
+        milliseconds=STILL_STEPS * (progress.step_milliseconds or 0),
+    )
+    return now - progress.step_at > late
+
+
+def where(worker: Worker) -> str:
+    """Return "worker 2 (pod a-2-0 on node-3)"."""
+    if worker.pod is None:
+        return f"worker {worker.slot}"
+    place = f" on {worker.pod.node}" if worker.pod.node else ""
+    return f"worker {worker.slot} (pod {worker.pod.name}{place})"
+
+
+def _cannot_start(snapshot: JobSnapshot, now: datetime) -> Iterable[Finding]:
+    for worker in snapshot.workers:
+        ended = worker.pod.ended if worker.pod else None
+        if ended is None:
+            continue
+        why = ""
+        if ended.exit_code == EXIT_CODE_PYTHON_TOO_OLD:
+            why = "the image's python3 is older than 3.8"
+        elif ended.reason == "StartError" and "python3" in ended.message:
+            why = "the image has no python3"
+        if why:
+            yield Finding(
+                Kind.CANNOT_START,
+                worker.slot,
+                "ImageLacksPython",
+                f"{where(worker)}: {why}, and the agent that starts the training processes "
+                f"needs Python 3.8 or newer: install it in the image of the trainer container "
+                f"({ended.message.strip()[:300]})",
+                now,
+                charged=True,
+                requeue=False,
+            )
+
+
+def _lost_by_word(worker: Worker, attempt: int, now: datetime) -> Finding | None:
+    """Return the finding when the worker's pod or node says that it is gone."""
+    if succeeded(worker, attempt):
+        return None
+    pod = worker.pod
+    heard_at = worker.agent.received_at if worker.agent else now
+    if pod is None:
+        return Finding(
+            Kind.WORKER_LOST, worker.slot, "PodGone", f"{where(worker)}: its pod is gone", heard_at
+        )
+    if pod.ended is not None:
+        return _ended(worker, pod, heard_at)
+    if pod.deleting:
+        reason = "Preempted" if pod.disruption in PREEMPTION_REASONS else "PodDeleted"
+        why = f" ({pod.disruption})" if pod.disruption else ""
+        return Finding(
+            Kind.WORKER_LOST,
+            worker.slot,
+            reason,
+            f"{where(worker)}: its pod is being deleted{why}",
+            heard_at,
+        )
+    if worker.node is NodeHealth.GONE:
+        return Finding(
+            Kind.WORKER_LOST,
+            worker.slot,
+            "NodeGone",
+            f"{where(worker)}: its node is deleted or out of service",
+            heard_at,
+        )
+    return None
+
+
+def _ended(worker: Worker, pod: PodView, heard_at: datetime) -> Finding:
+    ended = pod.ended
+    assert ended is not None
+    said = f": {ended.message.strip()[:300]}" if ended.message.strip() else ""
+    if ended.reason == "OOMKilled":
+        return Finding(
+            Kind.WORKER_LOST,
+            worker.slot,
+            "OutOfMemory",
+            f"{where(worker)}: the kernel killed its container for using more memory than its "
+            f"limit; raise resources.limits.memory or use less",
+            heard_at,
+            charged=True,
+        )
+    reason = "Evicted" if ended.reason in ("Evicted", "NodeShutdown", "Preempting") else "PodFailed"
+    return Finding(
+        Kind.WORKER_LOST,
+        worker.slot,
+        reason,
+        f"{where(worker)}: its container ended with exit code {ended.exit_code} "
+        f"({ended.reason or 'no reason given'}){said}",
+        heard_at,
+    )
+
+
+def _silent(
+    snapshot: JobSnapshot, attempt: AttemptStatus, progress: GangProgress, now: datetime
+) -> tuple[list[Finding], datetime | None]:
+    """Return findings on workers that are not heard of, and when there would be another."""
+    waiting = [
+        worker
+        for worker in snapshot.workers
+        if worker.pod is not None
+        and not worker.pod.dead
+        and worker.node is not NodeHealth.GONE
+        and not succeeded(worker, attempt.number)
+    ]
+    findings = []
+    limit = _silence_limit(attempt, progress)
+    over = [worker for worker in waiting if worker.silent_seconds > limit]
+    still = stands_still(progress, now)
+    stopping = attempt.state is AttemptState.STOPPING
+    nobody_heard = len(over) == len(snapshot.workers) and all(
+        worker.node is not NodeHealth.NOT_READY for worker in over
+    )
+    for worker in over:
+        silence = f"{where(worker)}: not heard of for {worker.silent_seconds:.0f} s"
+        at = progress.step_at if progress.step_at and still else None
+        at = at or now - timedelta(seconds=worker.silent_seconds)
+        if nobody_heard:
+            continue
+        if still is False and not stopping:
+            findings.append(
+                _uncertain(
+                    worker, f"{where(worker)} is silent, but the gang advances: left alone", at
+                )
+            )
+        elif worker.node is NodeHealth.NOT_READY:
+            findings.append(
+                Finding(
+                    Kind.WORKER_LOST,
+                    worker.slot,
+                    "NodeLost",
+                    f"{silence}; its node is not ready, and the gang stands still",
+                    at,
+                )
+            )
+        elif still or stopping:
+            findings.append(
+                Finding(
+                    Kind.WORKER_LOST,
+                    worker.slot,
+                    "WorkerSilent",
+                    f"{silence}, and the gang stands still",
+                    at,
+                )
+            )
+        else:
+            findings.append(
+                _uncertain(
+                    worker,
+                    f"{where(worker)} is silent, and nothing tells whether the gang advances: "
+                    f"left alone",
+                    at,
+                )
+            )
+    if over and nobody_heard:
+        findings.append(
+            Finding(
+                Kind.REPORTS_VANISHED,
+                -1,
+                "ReportsVanished",
+                "no worker is heard of, but their nodes are well: nothing is done until "
+                "somebody speaks",
+                now,
+                certain=False,
+            )
+        )
+    next_times = [
+        now + timedelta(seconds=max(0.5, limit - worker.silent_seconds + 0.1))
+        for worker in waiting
+        if worker not in over
+    ]
+    if over:
+        next_times.append(now + timedelta(seconds=2))
+    return findings, min(next_times, default=None)
+
+
+def _uncertain(worker: Worker, message: str, at: datetime) -> Finding:
+    return Finding(Kind.WORKER_SILENT, worker.slot, "WorkerSilent", message, at, certain=False)
+
+
+def _silence_limit(attempt: AttemptStatus, progress: GangProgress) -> float:
+    if attempt.state is AttemptState.STOPPING:
+        return SILENCE_LIMIT_SECONDS
+    if progress.step_at is not None:
+        return SILENCE_LIMIT_SECONDS
+    if progress.sdk:
+        return STARTING_SILENCE_LIMIT_SECONDS
+    return BLIND_SILENCE_LIMIT_SECONDS
+
+
+def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) -> list[Finding]:
+    findings = []
+    for worker in workers:
+        run = worker.run_of(attempt)
+        if run is None or not run.failed or worker.agent is None:
+            continue
+        exits = [one for one in run.exits if one.exit_code != 0]
+        first = min(exits, key=lambda one: (one.at, one.rank), default=None)
+        if first is None:
+            findings.append(
+                Finding(
+                    Kind.PROCESS_FAILED,
+                    worker.slot,
+                    "ProcessFailed",
+                    f"{where(worker)}: a process failed",
+                    now,
+                    charged=True,
+                )
+            )
+            continue
+        how = f"signal {first.signal}" if first.signal else f"exit code {first.exit_code}"
+        evidence = first.exception or (first.last_lines[-1] if first.last_lines else "")
+        findings.append(
+            Finding(
+                Kind.PROCESS_FAILED,
+                worker.slot,
+                "OutOfMemory" if first.reason == "OutOfMemory" else "ProcessFailed",
+                f"rank {first.rank} of {where(worker)} ended with {how}"
+                + (f" ({first.reason})" if first.reason not in ("", "Error") else "")
+                + (f": {evidence[:500]}" if evidence else ""),
+                worker.agent.time_of(first.at),
+                charged=True,
+                requeue=first.exit_code != EXIT_CODE_DO_NOT_REQUEUE,
+            )
+        )
+    # A worker that asks not to be tried again is the cause, whoever failed of it first.
+    return sorted(findings, key=lambda one: (one.requeue, one.at, one.slot))

@@ -1,0 +1,129 @@
+"""Account for each accelerator-millisecond of a job exactly once.
+
+Pure. `plan.project` calls `account` with the status as it was, and so as it held true until
+now, and with what the agents have said since; the result goes into the same status write as
+the decision, so a span is either written with its consequences or not at all.
+
+The borders, each with its reason:
+- `queued`: from the job's creation until all of its gang may be created. Nothing is held.
+- `scheduling`: until all pods are bound; `pod_start`: until all agents are connected.
+- `startup`: from the published world to the first finished step, less `restore`, which is
+  what the trainer itself calls so. Without any sign of progress it ends when all processes
+  have been started, because nobody can tell later.
+- then work is *unsettled*: `productive` as soon as a durable commit covers it (or the job
+  succeeds), `lost_work` when its attempt dies first. Where the trainer shows no checkpoint and
+  no step nobody can know what was lost, and it becomes `unknown`.
+- `detection`: from the fault until the operator has decided; `recovery`: from there until all
+  processes of the next attempt have been started, whatever happens between.
+- `suspended`: from the decision to suspend until the job is queued again.
+The sum of all buckets and the unsettled rest is accelerators × time since creation.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from goodput_operator.api.base import truncate
+from goodput_operator.api.status import Bucket, LedgerStatus
+
+MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Time up to `until` belongs to `bucket`; None means work that is not settled yet."""
+
+    until: datetime
+    bucket: Bucket | None
+
+
+@dataclass(slots=True)
+class Account:
+    """A ledger that is being written: buckets in accelerator-milliseconds."""
+
+    weight: int
+    until: datetime
+    buckets: dict[Bucket, int] = field(default_factory=dict)
+    unsettled: int = 0
+
+    @classmethod
+    def open(cls, status: LedgerStatus, weight: int, created_at: datetime) -> "Account":
+        """Go on from a persisted ledger, or begin at the job's creation.
+
+        Args:
+            status: what was persisted.
+            weight: accelerators of the whole gang; its workers where there are none.
+            created_at: the job's creation.
+        """
+        return cls(
+            weight=weight,
+            until=truncate(status.accounted_until or created_at),
+            buckets=dict(status.accelerator_milliseconds),
+            unsettled=status.unsettled_milliseconds,
+        )
+
+    def add(self, spans: Iterable[Span]) -> None:
+        """Add spans in order of time; what lies before the last is not counted again."""
+        for span in spans:
+            cost = self._advance(span.until)
+            if span.bucket is None:
+                self.unsettled += cost
+            else:
+                self.buckets[span.bucket] = self.buckets.get(span.bucket, 0) + cost
+
+    def settle(self, bucket: Bucket, worked_until: datetime | None = None) -> None:
+        """Move unsettled work into `bucket`.
+
+        Args:
+            bucket: productive, lost_work or unknown.
+            worked_until: only work done before this moment, counted back from the present end
+                of the account; None for all of it.
+        """
+        rest = 0
+        if worked_until is not None:
+            rest = min(self.unsettled, self._cost(worked_until, self.until))
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + self.unsettled - rest
+        self.unsettled = rest
+
+    def reclassify_tail(self, since: datetime, bucket: Bucket) -> None:
+        """Move the unsettled work after `since` into `bucket`: it turned out to be no work."""
+        tail = min(self.unsettled, self._cost(since, self.until))
+        self.unsettled -= tail
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + tail
+
+    def close(self) -> LedgerStatus:
+        """Return the ledger to persist, its buckets in their one order."""
+        return LedgerStatus(
+            accelerator_milliseconds={
+                bucket: self.buckets[bucket] for bucket in Bucket if self.buckets.get(bucket)
+            },
+            unsettled_milliseconds=self.unsettled,
+            accelerators=self.weight,
+            accounted_until=self.until,
+        )
+
+    def _advance(self, until: datetime) -> int:
+        cost = self._cost(self.until, until)
+        self.until = max(self.until, truncate(until))
+        return cost
+
+    def _cost(self, begin: datetime, end: datetime) -> int:
+        """Return whole milliseconds × weight; both ends are cut alike, so that sums stay exact."""
+        return max(0, (truncate(end) - truncate(begin)) // MILLISECOND) * self.weight
+
+
+def total(ledger: LedgerStatus) -> int:
+    """Return all accelerator-milliseconds that the ledger accounts for."""
+    return sum(ledger.accelerator_milliseconds.values()) + ledger.unsettled_milliseconds
+
+
+def goodput_text(ledger: LedgerStatus) -> str:
+    """Return the productive share as people read it, "93.4%"; empty before there is time.
+
+    Work that no commit covers yet counts neither way.
+    """
+    settled = sum(ledger.accelerator_milliseconds.values())
+    if settled <= 0:
+        return ""
+    productive = ledger.accelerator_milliseconds.get(Bucket.PRODUCTIVE, 0)
+    return f"{productive * 1000 // settled / 10:.1f}%"

@@ -1,0 +1,327 @@
+"""What is, of one job, as values: the only thing that diagnosis and planning look at.
+
+Pure. `reconcile` gathers the raw objects; this module turns them into frozen, sorted values
+in which "unknown" is a value of its own, never a default.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from goodput.protocol import Progress, Run
+from goodput_operator import names
+from goodput_operator.api.status import SlotStatus
+from goodput_operator.observe.agents import AgentView
+
+
+class NodeHealth(StrEnum):
+    """What the control plane says of a node."""
+
+    READY = "Ready"
+    NOT_READY = "NotReady"
+    """Its kubelet says so, or has stopped reporting: the worker on it may well be alive."""
+    GONE = "Gone"
+    """Deleted or declared out of service: nothing on it runs any more."""
+    UNKNOWN = "Unknown"
+    """We cannot see nodes (namespaced mode), or the pod is not bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the trainer's container ended, in the kubelet's words."""
+
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One pod of ours.
+
+    Attributes:
+        node: where it is bound, empty while it is not.
+        pinned: the one node that we allowed it, empty when the scheduler was free.
+        deleting: it has a deletion timestamp: it is as good as gone, and must end soon.
+        terminal: all of its containers have ended, sidecars too; it holds nothing.
+        ended: the trainer's container has ended, or the whole pod has; None while neither has.
+        disruption: why the cluster takes it away (preemption, eviction, drain), else empty.
+        unschedulable: the scheduler's own words when it found no place.
+        trouble: (reason, message) of a container that cannot start, as the kubelet puts it.
+    """
+
+    name: str
+    uid: str
+    slot: int
+    incarnation: int
+    node: str
+    pinned: str
+    deleting: bool
+    terminal: bool
+    ended: Ending | None
+    disruption: str
+    unschedulable: str
+    trouble: tuple[str, str] | None
+    created_at: datetime
+
+    @property
+    def dead(self) -> bool:
+        """Whether no process of ours can start in it any more."""
+        return self.deleting or self.ended is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One place in the gang: the pod that stands for it now, its agent, its node's health.
+
+    Attributes:
+        silent_seconds: since the agent's last word, or since we began to listen if that is
+            later; None when it never spoke and nobody waits for it.
+    """
+
+    slot: int
+    incarnation: int
+    rank: int
+    pod: PodView | None
+    agent: AgentView | None
+    node: NodeHealth
+    silent_seconds: float
+
+    @property
+    def run(self) -> Run | None:
+        """What the agent last said that it runs."""
+        return self.agent.request.run if self.agent else None
+
+    def run_of(self, attempt: int) -> Run | None:
+        """What the agent last said of this very attempt."""
+        run = self.run
+        return run if run is not None and run.attempt == attempt else None
+
+    def progress_of(self, attempt: int) -> Progress | None:
+        """What the trainer last said in this very attempt."""
+        run = self.run_of(attempt)
+        return run.progress if run else None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSnapshot:
+    """One job's world at one moment, sorted by slot.
+
+    Attributes:
+        workers: one for each slot of the status, in slot order.
+        strays: pods of this job that stand for no slot now (older incarnations, lost slots).
+        foreign: names of pods that carry a name of ours and are not ours.
+        refusal: why the API server refused to create a pod in the last pass, else empty.
+        template_refusal: what a dry run of a worker pod said; None when it was not asked.
+    """
+
+    key: tuple[str, str]
+    uid: str
+    generation: int
+    created_at: datetime
+    workers: tuple[Worker, ...]
+    strays: tuple[PodView, ...]
+    refusal: str = ""
+    template_refusal: str | None = None
+
+
+def reseat(snapshot: JobSnapshot, slots: Sequence[SlotStatus]) -> JobSnapshot:
+    """Return the same world seen with other places of the gang.
+
+    A pod whose slot has moved on to another incarnation becomes a stray, and the slot's worker
+    has no pod yet.
+    """
+    known = {worker.slot: worker for worker in snapshot.workers}
+    workers = []
+    strays = list(snapshot.strays)
+    for slot in sorted(slots, key=lambda one: one.slot):
+        worker = known.pop(slot.slot, None)
+        if worker is not None and worker.incarnation == slot.incarnation:
+            workers.append(replace(worker, rank=slot.rank))
+            continue
+        if worker is not None and worker.pod is not None:
+            strays.append(worker.pod)
+        workers.append(
+            Worker(slot.slot, slot.incarnation, slot.rank, None, None, NodeHealth.UNKNOWN, 0.0)
+        )
+    strays += [worker.pod for worker in known.values() if worker.pod is not None]
+    strays.sort(key=lambda pod: (pod.slot, pod.incarnation, pod.uid))
+    return replace(snapshot, workers=tuple(workers), strays=tuple(strays))
+
+
+def parse_time(text: str) -> datetime:
+    """Return an API server's timestamp."""
+    return datetime.fromisoformat(text)
+
+
+def observe_pod(pod: Mapping[str, Any], owner_uid: str) -> PodView | None:
+    """Return the view of a (trimmed) pod, or None when it is not this job's own."""
+    metadata = pod["metadata"]
+    owners = metadata.get("ownerReferences") or ()
+    if not any(owner.get("uid") == owner_uid for owner in owners):
+        return None
+    try:
+        slot, incarnation = _identity(metadata["name"])
+    except ValueError:
+        return None
+    status = pod.get("status") or {}
+    conditions = {one["type"]: one for one in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled", {})
+    disrupted = conditions.get("DisruptionTarget", {})
+    return PodView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        slot=slot,
+        incarnation=incarnation,
+        node=(pod.get("spec") or {}).get("nodeName") or "",
+        pinned=(pod.get("spec") or {}).get("pinnedNode") or "",
+        deleting=bool(metadata.get("deletionTimestamp")),
+        terminal=status.get("phase") in ("Succeeded", "Failed"),
+        ended=_ending(status),
+        disruption=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
+        unschedulable=(
+            scheduled.get("message") or "Unschedulable"
+            if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+            else ""
+        ),
+        trouble=_trouble(status),
+        created_at=parse_time(metadata["creationTimestamp"]),
+    )
+
+
+def _identity(name: str) -> tuple[int, int]:
+    """Read slot and incarnation from the name: labels can be edited by hand, names cannot."""
+    _, slot, incarnation = name.rsplit("-", 2)
+    return int(slot), int(incarnation)
+
+
+def _statuses(status: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
+
+
+def _ending(status: Mapping[str, Any]) -> Ending | None:
+    containers = status.get("containerStatuses") or ()
+    wrapped = [one for one in containers if one["name"] == names.TRAINER_CONTAINER]
+    if not wrapped and len(containers) == 1:
+        wrapped = list(containers)
+    for one in wrapped:
+        ended = (one.get("state") or {}).get("terminated")
+        if ended:
+            return Ending(
+                int(ended.get("exitCode", 0)),
+                ended.get("reason") or "",
+                ended.get("message") or status.get("message") or "",
+            )
+    phase = status.get("phase")
+    if phase in ("Succeeded", "Failed"):
+        for one in _statuses(status):
+            ended = (one.get("state") or {}).get("terminated") or {}
+            if ended.get("exitCode"):
+                return Ending(
+                    int(ended["exitCode"]),
+                    status.get("reason") or ended.get("reason") or "",
+                    f"container {one['name']}: {ended.get('message') or status.get('message', '')}",
+                )
+        return Ending(
+            0 if phase == "Succeeded" else -1,
+            status.get("reason") or "",
+            status.get("message") or "",
+        )
+    return None
+
+
+def _trouble(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    for one in _statuses(status):
+        waiting = (one.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason") or ""
+        if reason and reason not in ("PodInitializing", "ContainerCreating"):
+            return reason, f"container {one['name']}: {waiting.get('message') or reason}"
+    return None
+
+
+def observe_node(node: Mapping[str, Any] | None) -> NodeHealth:
+    """Return a bound pod's node's health; None means that the node is not there."""
+    if node is None:
+        return NodeHealth.GONE
+    taints = (node.get("spec") or {}).get("taints") or ()
+    if any(taint.get("key") == names.TAINT_OUT_OF_SERVICE for taint in taints):
+        return NodeHealth.GONE
+    for condition in (node.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == "Ready":
+            ready = condition.get("status") == "True"
+            return NodeHealth.READY if ready else NodeHealth.NOT_READY
+    return NodeHealth.NOT_READY
+
+
+def observe(
+    job: Mapping[str, Any],
+    slots: Sequence[SlotStatus],
+    pods: Sequence[Mapping[str, Any]],
+    nodes: Mapping[str, Mapping[str, Any] | None] | None,
+    agents: Mapping[str, AgentView],
+    listening_since: datetime,
+    now: datetime,
+    *,
+    refusal: str = "",
+    template_refusal: str | None = None,
+) -> JobSnapshot:
+    """Return the job's world.
+
+    Args:
+        job: the raw TrainingJob.
+        slots: the status's places of the gang.
+        pods: trimmed pods that carry the job's label.
+        nodes: by name, for the pods' nodes, None for one that is not there; or None when we
+            may not see nodes.
+        agents: by pod UID.
+        listening_since: when this operator began to take reports: silence counts from then.
+        now: the present.
+        refusal: see `JobSnapshot`.
+        template_refusal: see `JobSnapshot`.
+    """
+    metadata = job["metadata"]
+    views = [view for pod in pods if (view := observe_pod(pod, metadata["uid"])) is not None]
+    views.sort(key=lambda view: (view.slot, view.incarnation, view.uid))
+    current = {slot.slot: slot for slot in slots}
+    standing: dict[int, PodView] = {}
+    strays = []
+    for view in views:
+        slot = current.get(view.slot)
+        if slot is not None and slot.incarnation == view.incarnation:
+            standing[view.slot] = view
+        else:
+            strays.append(view)
+    workers = []
+    for slot in sorted(slots, key=lambda one: one.slot):
+        pod = standing.get(slot.slot)
+        agent = agents.get(pod.uid) if pod else None
+        heard_at = max(agent.received_at, listening_since) if agent else listening_since
+        health = NodeHealth.UNKNOWN
+        if pod and pod.node and nodes is not None:
+            health = observe_node(nodes.get(pod.node))
+        workers.append(
+            Worker(
+                slot=slot.slot,
+                incarnation=slot.incarnation,
+                rank=slot.rank,
+                pod=pod,
+                agent=agent,
+                node=health,
+                silent_seconds=max(0.0, (now - heard_at).total_seconds()),
+            )
+        )
+    return JobSnapshot(
+        key=(metadata["namespace"], metadata["name"]),
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        created_at=parse_time(metadata["creationTimestamp"]),
+        workers=tuple(workers),
+        strays=tuple(strays),
+        refusal=refusal,
+        template_refusal=template_refusal,
+    )

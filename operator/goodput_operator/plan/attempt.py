@@ -1,0 +1,325 @@
+"""The life of an attempt: Forming → Starting → Running → Stopping → Closed.
+
+Pure functions from one status to the next. Who calls them, and when, is in `plan.rules`.
+The number only grows, and nothing here is undone: a new try is a new attempt.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from goodput.protocol import Commit
+from goodput_operator.api.base import truncate
+from goodput_operator.api.spec import RecoverySpec
+from goodput_operator.api.status import (
+    AttemptState,
+    AttemptStatus,
+    ConditionType,
+    Exclusion,
+    LineageLink,
+    RecoveryStatus,
+    RestartRecord,
+    SlotStatus,
+    TrainingJobStatus,
+)
+from goodput_operator.diagnose.examine import Finding, GangProgress
+from goodput_operator.observe.snapshot import NodeHealth, Worker
+from goodput_operator.plan.reasons import (
+    NOT_CONFIRMED,
+    PLANNED,
+    SUSPENDED,
+    stop_revision,
+)
+from goodput_operator.plan.view import View, next_incarnation, with_condition
+
+MAX_LINEAGE = 64
+MAX_EXCLUSIONS = 64
+
+
+def sized_slots(slots: Iterable[SlotStatus], workers: int) -> list[SlotStatus]:
+    """Return exactly `workers` slots, outside any world, each with the incarnation it had."""
+    known = {slot.slot: slot for slot in slots}
+    return [
+        SlotStatus(slot=number, incarnation=known[number].incarnation if number in known else 0)
+        for number in range(workers)
+    ]
+
+
+def open_next(view: View) -> TrainingJobStatus:
+    """Return the status with the next attempt forming, from all of the job's slots."""
+    status = view.status
+    number = status.attempt.number + 1 if status.attempt else 1
+    return status.model_copy(
+        update={
+            "attempt": AttemptStatus(
+                number=number, state=AttemptState.FORMING, opened_at=truncate(view.now)
+            ),
+            "slots": sized_slots(status.slots, view.spec.workers),
+        }
+    )
+
+
+def publish(view: View, master: Worker) -> TrainingJobStatus:
+    """Return the status with the world of the forming attempt fixed.
+
+    Nobody runs the attempt yet, so its number may still rise: above every attempt that has
+    left anything in the checkpoint directory, whoever's it was.
+    """
+    assert master.agent is not None
+    status, attempt = view.status, view.attempt
+    disks = [worker.agent.request.disk for worker in view.snapshot.workers if worker.agent]
+    number = max(attempt.number, *(disk.highest_attempt + 1 for disk in disks))
+    commit = _restore_point(status, [disk.newest for disk in disks if disk.newest])
+    link = LineageLink(
+        attempt=number,
+        origin=commit.attempt if commit else 0,
+        step=commit.step if commit else 0,
+    )
+    return status.model_copy(
+        update={
+            "attempt": attempt.model_copy(
+                update={
+                    "number": number,
+                    "state": AttemptState.STARTING,
+                    "published_at": truncate(view.now),
+                    "run_id": f"{view.snapshot.uid}-{number}",
+                    "world_size": view.spec.workers * view.processes,
+                    "master_address": master.agent.request.address,
+                    "master_port": master.agent.request.free_port,
+                    "restore_step": commit.step if commit else None,
+                }
+            ),
+            "slots": [slot.model_copy(update={"rank": slot.slot}) for slot in status.slots],
+            "checkpoint": status.checkpoint.model_copy(
+                update={"lineage": _extended(status.checkpoint.lineage, link)}
+            ),
+        }
+    )
+
+
+def in_lineage(commit: Commit, lineage: list[LineageLink]) -> bool:
+    """Return whether a commit belongs to this history of the job.
+
+    Its newest attempt's own commits do, and of each earlier one those up to the step from
+    which its successor went on. What a zombie commits after that lies outside.
+    """
+    if not lineage:
+        return True  # no attempt of this job has run yet: a former job's commits are welcome
+    if commit.attempt == lineage[0].attempt:
+        return True
+    return any(link.origin == commit.attempt and commit.step <= link.step for link in lineage)
+
+
+def _restore_point(status: TrainingJobStatus, found: list[Commit]) -> Commit | None:
+    lineage = status.checkpoint.lineage
+    known = list(found)
+    if (
+        status.checkpoint.last_durable_step is not None
+        and status.checkpoint.last_durable_attempt is not None
+    ):
+        known.append(
+            Commit(status.checkpoint.last_durable_attempt, status.checkpoint.last_durable_step)
+        )
+    welcome = [commit for commit in known if in_lineage(commit, lineage)]
+    if not lineage:
+        return max(welcome, key=lambda one: (one.attempt, one.step), default=None)
+    return max(welcome, key=lambda one: (one.step, one.attempt), default=None)
+
+
+def _extended(lineage: list[LineageLink], link: LineageLink) -> list[LineageLink]:
+    """Put a link at the head; keep only what leads to its origin."""
+    kept = [one for one in lineage if one.attempt <= link.origin]
+    return [link, *kept][:MAX_LINEAGE]
+
+
+def with_restored(status: TrainingJobStatus, progress: GangProgress) -> TrainingJobStatus:
+    """Return the status with the lineage as the trainers really took it.
+
+    The world named a restore point; a commit that did not verify makes them fall back.
+    """
+    lineage = status.checkpoint.lineage
+    if not progress.restored_known or not lineage or status.attempt is None:
+        return status
+    head = lineage[0]
+    actual = progress.restored
+    link = LineageLink(
+        attempt=head.attempt,
+        origin=actual.attempt if actual else 0,
+        step=actual.step if actual else 0,
+    )
+    if head.attempt != status.attempt.number or link == head or link.origin == head.attempt:
+        return status
+    return status.model_copy(
+        update={
+            "attempt": status.attempt.model_copy(
+                update={"restore_step": actual.step if actual else None}
+            ),
+            "checkpoint": status.checkpoint.model_copy(
+                update={"lineage": _extended(lineage[1:], link)}
+            ),
+        }
+    )
+
+
+def stop(
+    view: View, *, reason: str, message: str, charged: bool, ended_at: datetime
+) -> TrainingJobStatus:
+    """Return the status with the attempt stopping, for a fault or by wish."""
+    attempt = view.attempt
+    begin = attempt.published_at or attempt.opened_at
+    status = view.status.model_copy(
+        update={
+            "attempt": attempt.model_copy(
+                update={
+                    "state": AttemptState.STOPPING,
+                    "stopping_at": truncate(view.now),
+                    "ended_at": truncate(min(max(ended_at, begin), view.now)),
+                    "reason": reason,
+                    "message": message[:1500],
+                    "charged": charged,
+                }
+            )
+        }
+    )
+    if reason in PLANNED:
+        return status
+    return with_condition(
+        status,
+        ConditionType.RECOVERING,
+        "True",
+        reason,
+        message,
+        generation=view.snapshot.generation,
+        now=view.now,
+    )
+
+
+def stopped(worker: Worker, attempt: int) -> bool:
+    """Return whether it is certain that no process of `attempt` lives in this worker.
+
+    By the word of its agent, which has seen the order to stop; of its pod; or of its node.
+    """
+    pod, agent = worker.pod, worker.agent
+    if worker.rank < 0 or pod is None or pod.ended is not None or worker.node is NodeHealth.GONE:
+        return True
+    if agent is None or agent.request.seen_revision != stop_revision(attempt):
+        return False
+    return agent.request.run is None or agent.request.run.alive == 0
+
+
+def close(view: View) -> TrainingJobStatus:
+    """Return the status with the attempt closed, its incident counted once, its lost replaced."""
+    status, attempt = view.status, view.attempt
+    lost = frozenset(
+        worker.slot
+        for worker in view.snapshot.workers
+        if worker.slot in view.diagnosis.lost_slots
+        or worker.pod is None
+        or worker.pod.dead
+        or not stopped(worker, attempt.number)
+    )
+    closed = attempt.model_copy(update={"state": AttemptState.CLOSED})
+    status = status.model_copy(
+        update={
+            "attempt": closed,
+            "slots": next_incarnation(status.slots, lost),
+            "exclusions": _exclusions(view),
+            "progress": status.progress.model_copy(
+                update={"best_step": _best_step(status, view.diagnosis.progress)}
+            ),
+        }
+    )
+    if attempt.reason == SUSPENDED:
+        return status
+    if attempt.reason == NOT_CONFIRMED:
+        return start_failed(status, view.spec.recovery, view.now)
+    return status.model_copy(update={"recovery": _counted(view, closed)})
+
+
+def start_failed(
+    status: TrainingJobStatus, policy: RecoverySpec, now: datetime
+) -> TrainingJobStatus:
+    """Return the status with one more gang that came to nothing before it ran, and its back-off."""
+    failures = status.recovery.start_failures + 1
+    wait = backoff_seconds(policy, failures)
+    return status.model_copy(
+        update={
+            "recovery": status.recovery.model_copy(
+                update={
+                    "start_failures": failures,
+                    "not_before": truncate(now + timedelta(seconds=wait)),
+                }
+            )
+        }
+    )
+
+
+def backoff_seconds(policy: RecoverySpec, failures: int) -> int:
+    """Return the wait before the next try; the first is immediate, then it doubles."""
+    if failures <= 1:
+        return 0
+    doublings = min(failures - 2, 32)  # past any cap
+    return int(min(policy.backoff_seconds * 2**doublings, policy.max_backoff_seconds))
+
+
+def made_progress(status: TrainingJobStatus, progress: GangProgress) -> bool:
+    """Return whether this attempt finished a step that none had finished before."""
+    best = status.progress.best_step
+    newest = max(
+        (step for step in (progress.step, progress.tracker_step) if step is not None),
+        default=None,
+    )
+    return newest is not None and (best is None or newest > best)
+
+
+def _best_step(status: TrainingJobStatus, progress: GangProgress) -> int | None:
+    steps = [status.progress.best_step, progress.step, progress.tracker_step]
+    return max((step for step in steps if step is not None), default=None)
+
+
+def _counted(view: View, attempt: AttemptStatus) -> RecoveryStatus:
+    recovery, policy = view.status.recovery, view.spec.recovery
+    ended_at = attempt.ended_at or view.now
+    began = view.now - timedelta(seconds=policy.window_seconds)
+    restarts = [record for record in recovery.restarts if record.at > began]
+    if attempt.charged:
+        restarts.append(
+            RestartRecord(
+                attempt=attempt.number, at=truncate(ended_at), reason=attempt.reason, charged=True
+            )
+        )
+    progressed = made_progress(view.status, view.diagnosis.progress)
+    without = 1 if progressed else recovery.without_progress + 1
+    charged = 0 if progressed else recovery.charged_without_progress
+    return RecoveryStatus(
+        total=recovery.total + 1,
+        restarts=restarts[-1000:],
+        without_progress=without,
+        charged_without_progress=charged + 1 if attempt.charged else charged,
+        start_failures=0,
+        not_before=truncate(ended_at + timedelta(seconds=backoff_seconds(policy, without))),
+    )
+
+
+def _exclusions(view: View) -> list[Exclusion]:
+    live = [one for one in view.status.exclusions if one.until > view.now]
+    until = truncate(view.now + timedelta(seconds=view.timing.exclusion_seconds))
+    for worker in view.snapshot.workers:
+        finding = _node_fault(view.diagnosis.findings, worker.slot)
+        node = worker.pod.node if worker.pod else ""
+        if finding is None or not node or any(one.node == node for one in live):
+            continue
+        live.append(Exclusion(node=node, until=until, reason=finding.reason))
+    return live[-MAX_EXCLUSIONS:]
+
+
+def _node_fault(findings: Iterable[Finding], slot: int) -> Finding | None:
+    return next(
+        (
+            one
+            for one in findings
+            if one.slot == slot
+            and one.certain
+            and one.reason in ("NodeLost", "NodeGone", "WorkerSilent", "Evicted")
+        ),
+        None,
+    )

@@ -1,0 +1,12 @@
+"""Words that more than one part of the plan knows."""
+
+SUSPENDED = "Suspended"
+NOT_CONFIRMED = "NotConfirmed"
+DO_NOT_REQUEUE = "DoNotRequeue"
+PLANNED = frozenset({SUSPENDED, NOT_CONFIRMED})
+"""Ends that are no incident: the user's wish, or a start that is tried again."""
+
+
+def stop_revision(attempt: int) -> str:
+    """Return the revision of the order to stop `attempt`; an agent that shows it has seen it."""
+    return f"{attempt}.stop"

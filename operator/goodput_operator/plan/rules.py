@@ -1,0 +1,655 @@
+"""The rules, in their order; the first that has an answer wins.
+
+Each rule looks at a `View` and answers with a `Step` or stays silent. A step that changes the
+status is followed by another round of the rules on the changed view, until one answers "wait":
+so a pass does all that needs no further look at the world, and planning again after a plan has
+been carried out gives nothing. Only one step in a pass can disturb running processes, because
+what follows a stop needs the agents' word.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from goodput_operator.api.base import truncate
+from goodput_operator.api.status import AttemptState, ConditionType, Exclusion, TrainingJobStatus
+from goodput_operator.diagnose.examine import (
+    SILENCE_LIMIT_SECONDS,
+    Kind,
+    succeeded,
+    where,
+)
+from goodput_operator.names import selector
+from goodput_operator.observe.snapshot import NodeHealth, Worker
+from goodput_operator.plan.attempt import (
+    MAX_EXCLUSIONS,
+    close,
+    open_next,
+    publish,
+    sized_slots,
+    start_failed,
+    stop,
+    stopped,
+)
+from goodput_operator.plan.reasons import (
+    DO_NOT_REQUEUE,
+    NOT_CONFIRMED,
+    PLANNED,
+    SUSPENDED,
+)
+from goodput_operator.plan.view import NoRoom, Step, View, next_incarnation, with_condition
+
+Rule = Callable[[View], Step | None]
+
+LIVE = (AttemptState.STARTING, AttemptState.RUNNING)
+
+
+def first_visit(view: View) -> Step | None:
+    """Give a new job its slots and its place in the queue."""
+    if view.status.selector:
+        return None
+    status = view.status.model_copy(
+        update={
+            "selector": selector(view.snapshot.key[1]),
+            "slots": sized_slots((), view.spec.workers),
+            "queued_since": truncate(view.now),
+            "active_since": None if view.spec.suspend else truncate(view.now),
+        }
+    )
+    return Step(status, "Accepted", "the job is taken up")
+
+
+def finished(view: View) -> Step | None:
+    """Leave a finished job alone; its pods are cleaned up by policy."""
+    if not (view.holds(ConditionType.SUCCEEDED) or view.holds(ConditionType.FAILED)):
+        return None
+    return Step(view.status, "Finished", recheck_at=_cleanup_at(view))
+
+
+def deadline(view: View) -> Step | None:
+    """Fail a job that has not started, or not finished, in its time."""
+    spec, status = view.spec, view.status
+    if spec.suspend:
+        return None
+    since = status.active_since
+    if spec.active_deadline_seconds is not None and since is not None:
+        until = since + timedelta(seconds=spec.active_deadline_seconds)
+        if view.now >= until:
+            return _fail(
+                view,
+                "DeadlineExceeded",
+                f"active for spec.activeDeadlineSeconds={spec.active_deadline_seconds} seconds",
+            )
+    if spec.start_deadline_seconds is not None and status.started_at is None:
+        until = (since or view.snapshot.created_at) + timedelta(seconds=spec.start_deadline_seconds)
+        if view.now >= until:
+            return _fail(
+                view,
+                "StartDeadlineExceeded",
+                f"no attempt ran within spec.startDeadlineSeconds={spec.start_deadline_seconds}",
+            )
+    return None
+
+
+def template_invalid(view: View) -> Step | None:
+    """Start nothing from a template that cannot work, and say what is wrong with it."""
+    attempt = view.status.attempt
+    if attempt is not None and attempt.state in (*LIVE, AttemptState.STOPPING):
+        return None
+    refusal = view.snapshot.template_refusal
+    problems = list(view.template_problems) + ([refusal] if refusal else [])
+    if problems:
+        status = _set(
+            view, view.status, ConditionType.TEMPLATE_VALID, False, "Invalid", "; ".join(problems)
+        )
+        status = _set(
+            view,
+            status,
+            ConditionType.ADMITTED,
+            False,
+            "TemplateInvalid",
+            "nothing is created from an invalid template",
+        )
+        again = view.now + timedelta(seconds=60) if refusal else None
+        return Step(status, "TemplateInvalid", "; ".join(problems), recheck_at=again)
+    if refusal is None:
+        known = view.condition(ConditionType.TEMPLATE_VALID)
+        if known is not None and known.status == "False":
+            return Step(view.status, "TemplateInvalid", known.message)
+        return None
+    status = _set(
+        view,
+        view.status,
+        ConditionType.TEMPLATE_VALID,
+        True,
+        "Accepted",
+        "the API server accepts the worker pods",
+    )
+    return _if_changed(view, status, "TemplateValid")
+
+
+def suspend_running(view: View) -> Step | None:
+    """Stop a running attempt because the user wants it suspended."""
+    attempt = view.status.attempt
+    if not view.spec.suspend or attempt is None or attempt.state not in LIVE:
+        return None
+    status = stop(
+        view,
+        reason=SUSPENDED,
+        message="spec.suspend is true",
+        charged=False,
+        ended_at=view.now,
+    )
+    return Step(status, "Suspend", "spec.suspend is true: the attempt is stopped")
+
+
+def stopping(view: View) -> Step | None:
+    """Wait until no process of the attempt can do harm, then close it.
+
+    A fault that turns out to be a lost worker's is re-attributed before it is counted.
+    """
+    attempt = view.status.attempt
+    if attempt is None or attempt.state is not AttemptState.STOPPING:
+        return None
+    cause = view.diagnosis.first_cause
+    if (
+        attempt.charged
+        and attempt.reason != DO_NOT_REQUEUE
+        and cause is not None
+        and cause.kind is Kind.WORKER_LOST
+        and not cause.charged
+    ):
+        blamed = attempt.model_copy(
+            update={
+                "reason": cause.reason,
+                "message": f"{cause.message}; then: {attempt.message}"[:1500],
+                "charged": False,
+            }
+        )
+        return Step(view.status.model_copy(update={"attempt": blamed}), cause.reason, cause.message)
+    pending = [worker for worker in view.snapshot.workers if not _harmless(view, worker)]
+    if not pending:
+        return Step(close(view), "Closed", f"attempt {attempt.number} is closed: {attempt.reason}")
+    begun = attempt.stopping_at or view.now
+    status = view.status
+    if view.now - begun > timedelta(seconds=SILENCE_LIMIT_SECONDS):
+        status = _set(
+            view,
+            status,
+            ConditionType.RUNNING,
+            False,
+            "WaitingForConfirmedDeath",
+            f"{where(pending[0])} may still run, and checkpoints written without the goodput SDK "
+            f"cannot be fenced: delete its node, or taint it node.kubernetes.io/out-of-service, "
+            f"once you know that it is down"
+            if not view.status.checkpoint.fenced
+            else f"waiting for {where(pending[0])} to stop",
+        )
+    return Step(status, "Stopping", recheck_at=_earliest(view, view.now + timedelta(seconds=2)))
+
+
+def _harmless(view: View, worker: Worker) -> bool:
+    """Return whether this member of the stopping attempt can neither train nor be read from."""
+    attempt = view.attempt
+    if stopped(worker, attempt.number):
+        return True
+    if not view.status.checkpoint.fenced:
+        return False
+    stuck = view.now - (attempt.stopping_at or view.now) > timedelta(
+        seconds=view.timing.stuck_seconds
+    )
+    deleting = worker.pod is not None and worker.pod.deleting
+    return deleting or worker.slot in view.diagnosis.lost_slots or stuck
+
+
+def give_up(view: View) -> Step | None:
+    """Fail the job when its budget is used up, or trying again is pointless."""
+    attempt, policy, recovery = view.status.attempt, view.spec.recovery, view.status.recovery
+    if attempt is None or attempt.state is not AttemptState.CLOSED or attempt.reason in PLANNED:
+        return None
+    why = ""
+    if attempt.reason == DO_NOT_REQUEUE:
+        why = "the process asked not to be tried again (exit code 93)"
+    elif attempt.charged and len(recovery.restarts) > policy.max_restarts:
+        why = (
+            f"{len(recovery.restarts)} failures within {policy.window_seconds} s exceed "
+            f"spec.recovery.maxRestarts={policy.max_restarts}"
+        )
+    elif (
+        attempt.charged
+        and _has_signal(view.status)
+        and recovery.charged_without_progress >= policy.max_restarts_without_progress
+    ):
+        why = (
+            f"{recovery.charged_without_progress} failures without a new step "
+            f"(spec.recovery.maxRestartsWithoutProgress={policy.max_restarts_without_progress})"
+        )
+    if not why:
+        return None
+    return _fail(view, attempt.reason, f"{why}; the last: {attempt.message}")
+
+
+def _has_signal(status: TrainingJobStatus) -> bool:
+    return status.progress.best_step is not None or status.checkpoint.fenced
+
+
+def suspended(view: View) -> Step | None:
+    """Hold nothing while suspended."""
+    if not view.spec.suspend:
+        return None
+    if view.holds(ConditionType.SUSPENDED):
+        return Step(view.status, "Suspended")
+    status = view.status
+    holding = frozenset(w.slot for w in view.snapshot.workers if w.pod is not None)
+    status = status.model_copy(
+        update={
+            "slots": next_incarnation(status.slots, holding),
+            "active_since": None,
+            "queued_since": None,
+        }
+    )
+    if status.attempt is not None and status.attempt.state is AttemptState.FORMING:
+        closed = status.attempt.model_copy(
+            update={"state": AttemptState.CLOSED, "reason": SUSPENDED}
+        )
+        status = status.model_copy(update={"attempt": closed})
+    status = _set(
+        view, status, ConditionType.SUSPENDED, True, "SpecSuspend", "spec.suspend is true"
+    )
+    status = _set(view, status, ConditionType.ADMITTED, False, "Suspended", "spec.suspend is true")
+    status = _set(view, status, ConditionType.RECOVERING, False, "Suspended", "")
+    return Step(status, "Suspended", "spec.suspend is true: the workers are deleted")
+
+
+def resume(view: View) -> Step | None:
+    """Queue a job again that is not suspended any more."""
+    if not view.holds(ConditionType.SUSPENDED):
+        return None
+    status = view.status.model_copy(
+        update={
+            "queued_since": truncate(view.now),
+            "active_since": truncate(view.now),
+            "slots": sized_slots(view.status.slots, view.spec.workers),
+        }
+    )
+    status = _set(view, status, ConditionType.SUSPENDED, False, "Resumed", "spec.suspend is false")
+    return Step(status, "Resumed", "spec.suspend is false: the job is queued again")
+
+
+def open_attempt(view: View) -> Step | None:
+    """Open the next attempt when there is none that lives."""
+    attempt = view.status.attempt
+    if attempt is not None and attempt.state is not AttemptState.CLOSED:
+        return None
+    status = open_next(view)
+    assert status.attempt is not None
+    return Step(status, "Forming", f"attempt {status.attempt.number} is forming")
+
+
+def attempt_over(view: View) -> Step | None:
+    """Finish the job when every process has succeeded; stop the attempt when it has failed."""
+    attempt = view.status.attempt
+    if attempt is None or attempt.state not in LIVE:
+        return None
+    if all(succeeded(worker, attempt.number) for worker in view.snapshot.workers):
+        return _succeed(view)
+    cause = view.diagnosis.first_cause
+    if cause is not None:
+        status = stop(
+            view,
+            reason=cause.reason if cause.requeue else DO_NOT_REQUEUE,
+            message=cause.message,
+            charged=cause.charged,
+            ended_at=min(one.at for one in view.diagnosis.findings if one.certain),
+        )
+        return Step(status, cause.reason, cause.message)
+    return None
+
+
+def starting(view: View) -> Step | None:
+    """Take a started attempt as running once all have confirmed; form it again when some do not."""
+    attempt = view.status.attempt
+    if attempt is None or attempt.state is not AttemptState.STARTING:
+        return None
+    waiting = [worker for worker in view.snapshot.workers if not _confirmed(view, worker)]
+    if not waiting:
+        running_at = _running_at(view)
+        status = view.status.model_copy(
+            update={
+                "attempt": attempt.model_copy(
+                    update={"state": AttemptState.RUNNING, "running_at": truncate(running_at)}
+                ),
+                "started_at": view.status.started_at or truncate(running_at),
+                "recovery": view.status.recovery.model_copy(update={"start_failures": 0}),
+            }
+        )
+        return Step(status, "Running", f"all processes of attempt {attempt.number} are started")
+    limit = (attempt.published_at or view.now) + timedelta(seconds=view.timing.confirm_seconds)
+    vanished = any(one.kind is Kind.REPORTS_VANISHED for one in view.diagnosis.findings)
+    if view.now >= limit and not vanished:
+        message = f"{where(waiting[0])} did not confirm its start in time"
+        if len(waiting) > 1:
+            message += f", nor did {len(waiting) - 1} others"
+        status = stop(view, reason=NOT_CONFIRMED, message=message, charged=False, ended_at=view.now)
+        return Step(status, NOT_CONFIRMED, message)
+    recheck = limit if view.now < limit else view.now + timedelta(seconds=5)
+    return Step(view.status, "Starting", recheck_at=_earliest(view, recheck))
+
+
+def _confirmed(view: View, worker: Worker) -> bool:
+    run = worker.run_of(view.attempt.number)
+    return (run is not None and run.started_at is not None) or succeeded(
+        worker, view.attempt.number
+    )
+
+
+def _running_at(view: View) -> datetime:
+    times = [
+        worker.agent.time_of(run.started_at)
+        for worker in view.snapshot.workers
+        if worker.agent
+        and (run := worker.run_of(view.attempt.number)) is not None
+        and run.started_at is not None
+    ]
+    begin = view.attempt.published_at or view.now
+    return min(max([begin, *times]), view.now)
+
+
+def running(view: View) -> Step | None:
+    """Let a healthy attempt train."""
+    attempt = view.status.attempt
+    if attempt is None or attempt.state is not AttemptState.RUNNING:
+        return None
+    return Step(view.status, "Training", recheck_at=view.diagnosis.recheck_at)
+
+
+def cannot_start(view: View) -> Step | None:
+    """Fail a job whose image can never run the agent."""
+    for finding in view.diagnosis.findings:
+        if finding.kind is Kind.CANNOT_START:
+            return _fail(view, finding.reason, finding.message)
+    return None
+
+
+def release_refused(view: View) -> Step | None:
+    """Release the gang when the API server refuses one of its pods: no half gang is kept."""
+    if not view.snapshot.refusal:
+        return None
+    return _release(view, "CreateRefused", f"a worker pod was refused: {view.snapshot.refusal}")
+
+
+def replace_dead(view: View) -> Step | None:
+    """Give the slots whose pods have died while the gang formed a new pod each."""
+    dead = [
+        worker
+        for worker in view.snapshot.workers
+        if worker.pod is not None
+        and (
+            worker.pod.dead
+            or worker.node is NodeHealth.GONE
+            or (
+                worker.node is NodeHealth.NOT_READY
+                and worker.silent_seconds > SILENCE_LIMIT_SECONDS
+            )
+        )
+    ]
+    if not dead:
+        return None
+    failed = [w for w in dead if w.pod and w.pod.ended is not None and not w.pod.deleting]
+    status = view.status.model_copy(
+        update={
+            "slots": next_incarnation(view.status.slots, frozenset(w.slot for w in dead)),
+            "exclusions": _avoiding(
+                view,
+                [w.pod.node for w in dead if w.pod and _node_to_blame(w)],
+                "WorkerDied",
+                view.timing.exclusion_seconds,
+            ),
+        }
+    )
+    message = f"{where(dead[0])} died before the gang was complete"
+    if failed:
+        status = start_failed(status, view.spec.recovery, view.now)
+        ended = failed[0].pod.ended if failed[0].pod else None
+        if ended:
+            message += f" (exit code {ended.exit_code} {ended.reason}: {ended.message[:300]})"
+    status = _set(view, status, ConditionType.ADMITTED, False, "WorkerDied", message)
+    return Step(status, "ReplaceWorker", message)
+
+
+def _node_to_blame(worker: Worker) -> bool:
+    """Return whether another node should be tried: the kubelet turned the pod away, or is gone."""
+    if worker.node in (NodeHealth.GONE, NodeHealth.NOT_READY):
+        return True
+    return bool(worker.pod and worker.pod.ended and worker.pod.ended.exit_code == -1)
+
+
+def displace(view: View) -> Step | None:
+    """Place a pinned pod elsewhere that the scheduler refuses where the book put it."""
+    refused = [w for w in view.snapshot.workers if w.pod is not None and w.pod.unschedulable]
+    if not view.pinned or not refused:
+        return None
+    status = view.status.model_copy(
+        update={
+            "slots": next_incarnation(view.status.slots, frozenset(w.slot for w in refused)),
+            "exclusions": _avoiding(
+                view,
+                [w.pod.pinned for w in refused if w.pod],
+                "Unschedulable",
+                view.timing.unschedulable_seconds,
+            ),
+        }
+    )
+    first = refused[0].pod
+    message = f"{where(refused[0])} is placed again: {first.unschedulable if first else ''}"
+    status = _set(view, status, ConditionType.ADMITTED, False, "Displaced", message)
+    return Step(status, "Displaced", message)
+
+
+def admit(view: View) -> Step | None:
+    """Create what is missing when the whole gang fits; else say what is missing."""
+    missing = [worker.slot for worker in view.snapshot.workers if worker.pod is None]
+    if not missing or view.room:
+        return None
+    not_before = view.status.recovery.not_before
+    if not_before is not None and view.now < not_before:
+        return Step(view.status, "BackOff", recheck_at=not_before)
+    if view.pinned:
+        bound = {
+            w.slot: w.pod.node for w in view.snapshot.workers if w.pod is not None and w.pod.node
+        }
+        room = view.place(missing, bound, view.status.exclusions)
+        if isinstance(room, NoRoom):
+            return _no_room(view, room)
+        nodes = dict(room.nodes)
+        message = f"all {view.spec.workers} workers fit"
+    else:
+        nodes = dict.fromkeys(missing)
+        message = "the workers are created without a reservation"
+    status = _set(view, view.status, ConditionType.ADMITTED, True, "Admitted", message)
+    return Step(status, "Admitted", message, room=nodes)
+
+
+def _no_room(view: View, room: NoRoom) -> Step:
+    held = [worker for worker in view.snapshot.workers if worker.pod is not None]
+    if held and not view.holds(ConditionType.RECOVERING):
+        return _release(view, "DoesNotFit", room.message)
+    late = start_timeout(view)
+    if late is not None:
+        return late
+    status = _set(view, view.status, ConditionType.ADMITTED, False, "DoesNotFit", room.message)
+    return Step(
+        status,
+        "Waiting",
+        room.message,
+        recheck_at=min(view.now + timedelta(seconds=30), _start_limit(view)),
+    )
+
+
+def start_timeout(view: View) -> Step | None:
+    """Release a gang that is not connected in time."""
+    held = [worker for worker in view.snapshot.workers if worker.pod is not None]
+    if not held or view.now < _start_limit(view):
+        return None
+    missing = [worker for worker in view.snapshot.workers if not _ready(worker)]
+    trouble = next((w.pod.trouble for w in missing if w.pod and w.pod.trouble), None)
+    seconds = view.spec.gang.start_timeout_seconds
+    message = (
+        f"{len(missing)} of {view.spec.workers} workers were not connected within "
+        f"spec.gang.startTimeoutSeconds={seconds}"
+    )
+    if trouble:
+        message += f": {trouble[0]}: {trouble[1]}"
+    elif missing:
+        unschedulable = next((w.pod.unschedulable for w in missing if w.pod), "")
+        message += f": {where(missing[0])} {unschedulable}".rstrip()
+    return _release(view, "StartTimeout", message)
+
+
+def _start_limit(view: View) -> datetime:
+    created = [w.pod.created_at for w in view.snapshot.workers if w.pod is not None]
+    begin = max([view.attempt.opened_at, *([min(created)] if created else [])])
+    return begin + timedelta(seconds=view.spec.gang.start_timeout_seconds)
+
+
+def forming(view: View) -> Step | None:
+    """Publish the world once every worker of the gang is there and idle."""
+    limit = _start_limit(view)
+    missing = [worker for worker in view.snapshot.workers if not _ready(worker)]
+    if missing:
+        return Step(view.status, "Forming", recheck_at=_earliest(view, limit))
+    disks = [w for w in view.snapshot.workers if w.agent and w.agent.request.disk.problem]
+    if disks and disks[0].agent and view.spec.checkpoint:
+        message = (
+            f"{where(disks[0])} cannot use spec.checkpoint.directory="
+            f"{view.spec.checkpoint.directory}: {disks[0].agent.request.disk.problem}"
+        )
+        status = _set(
+            view, view.status, ConditionType.CHECKPOINT_FRESH, False, "DirectoryUnusable", message
+        )
+        return Step(status, "DirectoryUnusable", message, recheck_at=_earliest(view, limit))
+    not_before = view.status.recovery.not_before
+    if not_before is not None and view.now < not_before:
+        return Step(view.status, "BackOff", recheck_at=not_before)
+    master = view.snapshot.workers[0]
+    status = publish(view, master)
+    assert status.attempt is not None
+    return Step(status, "Published", f"the world of attempt {status.attempt.number} is fixed")
+
+
+def _ready(worker: Worker) -> bool:
+    """Return whether this worker's agent is there, idle, and has left all earlier attempts."""
+    agent, pod = worker.agent, worker.pod
+    if agent is None or pod is None or pod.dead or not pod.node:
+        return False
+    if worker.silent_seconds > SILENCE_LIMIT_SECONDS or not agent.request.free_port:
+        return False
+    run = agent.request.run
+    return run is None or run.alive == 0
+
+
+def _release(view: View, reason: str, message: str) -> Step:
+    holding = frozenset(w.slot for w in view.snapshot.workers if w.pod is not None)
+    status = view.status.model_copy(update={"slots": next_incarnation(view.status.slots, holding)})
+    status = start_failed(status, view.spec.recovery, view.now)
+    status = _set(view, status, ConditionType.ADMITTED, False, reason, message)
+    return Step(status, reason, message)
+
+
+def _avoiding(view: View, nodes: list[str], reason: str, seconds: float) -> list[Exclusion]:
+    live = [one for one in view.status.exclusions if one.until > view.now]
+    until = truncate(view.now + timedelta(seconds=seconds))
+    new = sorted({node for node in nodes if node} - {one.node for one in live})
+    live += [Exclusion(node=node, until=until, reason=reason) for node in new]
+    return live[-MAX_EXCLUSIONS:]
+
+
+def _succeed(view: View) -> Step:
+    attempt = view.attempt.model_copy(
+        update={"state": AttemptState.CLOSED, "ended_at": truncate(view.now), "reason": "Succeeded"}
+    )
+    status = view.status.model_copy(update={"attempt": attempt, "finished_at": truncate(view.now)})
+    message = f"all processes of attempt {attempt.number} ended with exit code 0"
+    status = _set(view, status, ConditionType.SUCCEEDED, True, "Completed", message)
+    status = _set(view, status, ConditionType.RECOVERING, False, "Completed", "")
+    return Step(status, "Succeeded", message)
+
+
+def _fail(view: View, reason: str, message: str) -> Step:
+    status = view.status.model_copy(update={"finished_at": truncate(view.now)})
+    if status.attempt is not None and status.attempt.state is not AttemptState.CLOSED:
+        attempt = status.attempt.model_copy(
+            update={
+                "state": AttemptState.CLOSED,
+                "ended_at": status.attempt.ended_at or truncate(view.now),
+                "reason": reason,
+                "message": message[:1500],
+            }
+        )
+        status = status.model_copy(update={"attempt": attempt})
+    status = _set(view, status, ConditionType.FAILED, True, reason, message)
+    status = _set(view, status, ConditionType.RECOVERING, False, reason, "")
+    return Step(status, "Failed", message)
+
+
+def _cleanup_at(view: View) -> datetime | None:
+    times = []
+    finished_at = view.status.finished_at or view.now
+    cleanup = finished_at + timedelta(seconds=view.timing.cleanup_seconds)
+    if cleanup > view.now:
+        times.append(cleanup)
+    if view.spec.ttl_seconds_after_finished is not None:
+        times.append(finished_at + timedelta(seconds=view.spec.ttl_seconds_after_finished))
+    return min((time for time in times if time > view.now), default=None)
+
+
+def _earliest(view: View, moment: datetime) -> datetime:
+    recheck = view.diagnosis.recheck_at
+    return moment if recheck is None else min(moment, recheck)
+
+
+def _set(  # noqa: PLR0917 – a sentence: in this view, of this status, this condition is so
+    view: View,
+    status: TrainingJobStatus,
+    kind: ConditionType,
+    value: bool,
+    reason: str,
+    message: str,
+) -> TrainingJobStatus:
+    return with_condition(
+        status,
+        kind,
+        "True" if value else "False",
+        reason,
+        message,
+        generation=view.snapshot.generation,
+        now=view.now,
+    )
+
+
+def _if_changed(view: View, status: TrainingJobStatus, reason: str) -> Step | None:
+    return Step(status, reason) if status != view.status else None
+
+
+RULES: tuple[Rule, ...] = (
+    first_visit,
+    finished,
+    deadline,
+    suspend_running,
+    stopping,
+    give_up,
+    suspended,
+    resume,
+    template_invalid,
+    open_attempt,
+    attempt_over,
+    starting,
+    running,
+    # From here on the attempt is forming.
+    cannot_start,
+    release_refused,
+    replace_dead,
+    displace,
+    start_timeout,
+    admit,
+    forming,
+)

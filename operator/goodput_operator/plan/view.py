@@ -1,0 +1,173 @@
+"""What a rule looks at, and what it answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal
+
+from goodput_operator.api.base import truncate
+from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.api.status import (
+    AttemptStatus,
+    Condition,
+    ConditionType,
+    Exclusion,
+    SlotStatus,
+    TrainingJobStatus,
+)
+from goodput_operator.diagnose.examine import Diagnosis, examine
+from goodput_operator.observe.snapshot import JobSnapshot, reseat
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The times that the plan goes by, in seconds.
+
+    Attributes:
+        confirm_seconds: a published world that not all have confirmed by then is formed again.
+        stop_grace_seconds: between SIGTERM and SIGKILL when an attempt has failed anyway.
+        suspend_grace_seconds: the same for a stop that the user asked for.
+        stuck_seconds: a member that has not stopped by then is given up, its pod replaced.
+        exclusion_seconds: a job's new workers avoid a node that lost one, for so long.
+        unschedulable_seconds: the same for a node that the scheduler refused.
+        flush_seconds: the ledger is written at least this often while a job lives.
+        flush_durable_seconds: the same when a new durable commit waits to be acknowledged.
+        flush_visible_seconds: the same when only what people read has changed.
+        flush_suspended_seconds: the same while nothing happens at all.
+        cleanup_seconds: a finished job's pods have this long to end by themselves.
+    """
+
+    confirm_seconds: float = 30
+    stop_grace_seconds: float = 2
+    suspend_grace_seconds: float = 20
+    stuck_seconds: float = 30
+    exclusion_seconds: float = 600
+    unschedulable_seconds: float = 60
+    flush_seconds: float = 60
+    flush_durable_seconds: float = 15
+    flush_visible_seconds: float = 10
+    flush_suspended_seconds: float = 600
+    cleanup_seconds: float = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where the missing workers can go: slot → node name; None leaves it to the scheduler."""
+
+    nodes: Mapping[int, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """Why the whole gang does not fit now, in words for the condition."""
+
+    message: str
+
+
+PlaceFunction = Callable[[Sequence[int], Mapping[int, str], Sequence[Exclusion]], Room | NoRoom]
+"""(slots to place, nodes of the bound slots, nodes to avoid) → room for all of them, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A job at one moment. Rules read it; a rule's answer makes the next one."""
+
+    spec: TrainingJobSpec
+    status: TrainingJobStatus
+    snapshot: JobSnapshot
+    diagnosis: Diagnosis
+    now: datetime
+    place: PlaceFunction
+    pinned: bool
+    accelerators: int
+    processes: int
+    timing: Timing
+    template_problems: Sequence[str] = ()
+    room: Mapping[int, str | None] = field(default_factory=dict)
+
+    @property
+    def attempt(self) -> AttemptStatus:
+        """The newest attempt; only where the rules have made sure that there is one."""
+        assert self.status.attempt is not None
+        return self.status.attempt
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """Return the condition of this type, if it is set."""
+        return find_condition(self.status, kind)
+
+    def holds(self, kind: ConditionType) -> bool:
+        """Return whether the condition of this type is True."""
+        found = self.condition(kind)
+        return found is not None and found.status == "True"
+
+    def becomes(self, status: TrainingJobStatus) -> "View":
+        """Return the view in which `status` is the intent."""
+        snapshot = reseat(self.snapshot, status.slots)
+        return replace(
+            self,
+            status=status,
+            snapshot=snapshot,
+            diagnosis=examine(snapshot, status.attempt, self.now),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A rule's answer.
+
+    Attributes:
+        status: the intent from now on; the unchanged one when there is nothing to do but wait.
+        reason: CamelCase, the decision's name.
+        message: the decision in words.
+        recheck_at: when time alone could change the answer.
+        room: where missing workers are to be created, when the rule admits them.
+    """
+
+    status: TrainingJobStatus
+    reason: str
+    message: str = ""
+    recheck_at: datetime | None = None
+    room: Mapping[int, str | None] | None = None
+
+
+def find_condition(status: TrainingJobStatus, kind: ConditionType) -> Condition | None:
+    """Return the condition of this type, if it is set."""
+    return next((one for one in status.conditions if one.type == kind), None)
+
+
+def with_condition(
+    status: TrainingJobStatus,
+    kind: ConditionType,
+    value: Literal["True", "False", "Unknown"],
+    reason: str,
+    message: str,
+    *,
+    generation: int,
+    now: datetime,
+) -> TrainingJobStatus:
+    """Return the status with this condition set; its time moves only when its value does."""
+    before = find_condition(status, kind)
+    since = before.last_transition_time if before and before.status == value else truncate(now)
+    condition = Condition(
+        type=kind,
+        status=value,
+        observed_generation=generation,
+        last_transition_time=since,
+        reason=reason,
+        message=message[:2000],
+    )
+    if before is None:
+        return status.model_copy(update={"conditions": [*status.conditions, condition]})
+    return status.model_copy(
+        update={"conditions": [condition if one.type == kind else one for one in status.conditions]}
+    )
+
+
+def next_incarnation(slots: Sequence[SlotStatus], which: frozenset[int]) -> list[SlotStatus]:
+    """Return the slots with those of `which` moved on to a new pod, outside any world."""
+    return [
+        slot.model_copy(update={"incarnation": slot.incarnation + 1, "rank": -1})
+        if slot.slot in which
+        else slot
+        for slot in slots
+    ]
