@@ -7,10 +7,10 @@ simulation may drive the same object on its own clock. All calls come from one t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 
-from goodput.protocol import HOLD, Message, Progress, Run, SyncAnswer, SyncRequest
+from goodput.protocol import HOLD, HOLD_SECONDS, Message, Progress, Run, SyncAnswer, SyncRequest
 from goodput_operator.observe.agents import AgentView, JobKey, PodIdentity
 
 Release = Callable[[SyncAnswer], None]
@@ -45,14 +45,29 @@ def matters(old: SyncRequest, new: SyncRequest) -> bool:
     ) != _progress_facts(new.run.progress)
 
 
+def _is_old_news(known: SyncRequest, request: SyncRequest) -> bool:
+    """Sent before what we know, or of an attempt before the one that this pod has run."""
+    known_attempt = known.run.attempt if known.run else 0
+    attempt = request.run.attempt if request.run else 0
+    return request.sequence <= known.sequence or attempt < known_attempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Poll:
+    """A request whose answer is being held."""
+
+    seen_revision: str
+    deadline: datetime
+    release: Release
+
+
 @dataclass(slots=True)
 class _Agent:
     """One agent: its newest report, and its poll when one is being held."""
 
     key: JobKey
     view: AgentView
-    held: Release | None = None
-    held_revision: str = ""
+    poll: _Poll | None = None
 
 
 class AgentStore:
@@ -74,7 +89,7 @@ class AgentStore:
     @property
     def held_polls(self) -> int:
         """How many agents are waiting for their answer to change."""
-        return sum(agent.held is not None for agent in self._agents.values())
+        return sum(agent.poll is not None for agent in self._agents.values())
 
     def report(self, pod: PodIdentity, request: SyncRequest, received_at: datetime) -> bool:
         """Keep what an agent says; return False when it is old news and changes nothing.
@@ -90,7 +105,7 @@ class AgentStore:
             self._wake(pod.key)
             return True
         known = agent.view
-        if request.sequence <= known.request.sequence:
+        if _is_old_news(known.request, request):
             return False
         agent.view = AgentView(request, received_at, known.first_seen_at)
         self._let_go(pod.uid, agent)
@@ -101,10 +116,6 @@ class AgentStore:
     def views(self, key: JobKey) -> Mapping[str, AgentView]:
         """Return the newest report of each agent of a job, by pod UID, in a fixed order."""
         return {uid: self._agents[uid].view for uid in sorted(self._jobs.get(key, ()))}
-
-    def answer(self, pod: PodIdentity) -> SyncAnswer:
-        """Return what this agent is to be told now."""
-        return self._due(pod.key, pod.uid)
 
     def set_answers(self, key: JobKey, answers: Mapping[str, SyncAnswer]) -> None:
         """Replace all answers of a job, and release the polls that have not seen theirs.
@@ -118,39 +129,47 @@ class AgentStore:
         else:
             self._answers.pop(key, None)
         for uid in sorted(self._jobs.get(key, ())):
-            agent = self._agents[uid]
-            if agent.held and uid in answers and answers[uid].revision != agent.held_revision:
+            agent, due = self._agents[uid], answers.get(uid)
+            if agent.poll and due and due.revision != agent.poll.seen_revision:
                 self._let_go(uid, agent)
 
-    def hold(self, pod: PodIdentity, request: SyncRequest, release: Release) -> SyncAnswer | None:
+    def hold(
+        self, pod: PodIdentity, request: SyncRequest, now: datetime, release: Release
+    ) -> SyncAnswer | None:
         """Return the answer when it is due at once; else None, and call `release` with it later.
 
-        Held is only the newest request of an agent that has seen its answer, or has none yet.
-        `release` is called once: on a new answer, a newer request, or `let_go` (the time-out,
-        which must be given the same object).
+        Only the newest request of an agent is held, and only while there is nothing that it
+        has not seen. `release` is called once: on a new answer, on a newer request, or when
+        the time that the agent allowed is over. Nobody listening any more is no harm.
         """
         agent = self._agents.get(pod.uid)
         due = self._answers.get(pod.key, {}).get(pod.uid)
-        if agent is None or request is not agent.view.request or request.hold_seconds <= 0:
+        hold_seconds = min(request.hold_seconds, HOLD_SECONDS)
+        if agent is None or agent.view.request is not request or hold_seconds <= 0:
             return due or NOTHING_TO_SAY
         if due is not None and due.revision != request.seen_revision:
             return due
-        agent.held, agent.held_revision = release, request.seen_revision
+        deadline = now + timedelta(seconds=hold_seconds)
+        agent.poll = _Poll(request.seen_revision, deadline, release)
         return None
 
-    def let_go(self, pod: PodIdentity, release: Release) -> None:
-        """Release one held poll with the answer as it is; nothing when it is no longer held."""
-        agent = self._agents.get(pod.uid)
-        if agent is not None and agent.held is release:
-            self._let_go(pod.uid, agent)
+    def expire(self, now: datetime) -> None:
+        """Release every poll that has been held for its time, with its answer as it is."""
+        due = [
+            (uid, agent)
+            for uid, agent in self._agents.items()
+            if agent.poll is not None and agent.poll.deadline <= now
+        ]
+        for uid, agent in due:
+            self._let_go(uid, agent)
 
     def forget(self, pod_uid: str) -> None:
         """Drop all about a pod that is gone; its deletion itself is what wakes the job."""
-        agent = self._agents.pop(pod_uid, None)
+        agent = self._agents.get(pod_uid)
         if agent is None:
             return
-        if agent.held is not None:
-            agent.held(self._due(agent.key, pod_uid))
+        self._let_go(pod_uid, agent)
+        del self._agents[pod_uid]
         members = self._jobs[agent.key]
         members.discard(pod_uid)
         if not members:
@@ -165,10 +184,7 @@ class AgentStore:
         self._jobs.clear()
         self._answers.clear()
 
-    def _due(self, key: JobKey, uid: str) -> SyncAnswer:
-        return self._answers.get(key, {}).get(uid, NOTHING_TO_SAY)
-
     def _let_go(self, uid: str, agent: _Agent) -> None:
-        release, agent.held = agent.held, None
-        if release is not None:
-            release(self._due(agent.key, uid))
+        poll, agent.poll = agent.poll, None
+        if poll is not None:
+            poll.release(self._answers.get(agent.key, {}).get(uid, NOTHING_TO_SAY))
