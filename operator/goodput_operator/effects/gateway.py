@@ -32,7 +32,6 @@ MOST_REQUESTS_AT_ONCE: Final = 64
 SILENCE: Final = "Silence"
 """The reason of the error that ends a watch on which nothing came, not even a bookmark."""
 
-_CREDENTIALS_SECONDS: Final = 60.0
 _SERVICE_ACCOUNT: Final = "system:serviceaccount:"
 _EXTRA: Final = "authentication.kubernetes.io/"
 
@@ -88,11 +87,19 @@ class Gateway:
 
     @classmethod
     async def connect(
-        cls, *, kubeconfig: str | None, request_timeout_seconds: float = 10.0
+        cls,
+        *,
+        kubeconfig: str | None,
+        request_timeout_seconds: float = 10.0,
+        credentials_seconds: float = 60.0,
     ) -> Self:
-        """Return a gateway for this kubeconfig's current context; None: the pod's own account.
+        """Return a gateway; nothing is sent yet.
 
-        Nothing is sent yet. Tokens are read again every minute, as they are rotated.
+        Args:
+            kubeconfig: whose current context says where and as whom; None: the pod's own account.
+            request_timeout_seconds: how long one call may take; a watch: to begin.
+            credentials_seconds: how long a kubeconfig's token is good for; then it is read again,
+                for plug-ins and rotation make new ones. The pod's own: the client's one minute.
 
         Raises:
             UnavailableError: there is no usable configuration.
@@ -103,7 +110,9 @@ class Gateway:
                 config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
             else:
                 await _load_kubeconfig(kubeconfig, configuration)
-                configuration.refresh_api_key_hook = _reloader(kubeconfig)  # type: ignore[assignment]
+                configuration.refresh_api_key_hook = _reloader(  # type: ignore[assignment]
+                    kubeconfig, credentials_seconds
+                )
         except (ConfigException, OSError) as error:
             raise errors.UnavailableError(str(error), reason="NoConfiguration") from error
         return cls(configuration, request_timeout_seconds)
@@ -469,13 +478,15 @@ async def _load_kubeconfig(path: str, configuration: client.Configuration) -> No
     )
 
 
-def _reloader(kubeconfig: str) -> Callable[[client.Configuration], Awaitable[None]]:
-    """Return the client's hook before each call: tokens of plug-ins and files grow old."""
+def _reloader(
+    kubeconfig: str, credentials_seconds: float
+) -> Callable[[client.Configuration], Awaitable[None]]:
+    """Return the client's hook before each call."""
     loaded_at = time.monotonic()
 
     async def reload(configuration: client.Configuration) -> None:
         nonlocal loaded_at
-        if time.monotonic() - loaded_at >= _CREDENTIALS_SECONDS:
+        if time.monotonic() - loaded_at >= credentials_seconds:
             loaded_at = time.monotonic()
             await _load_kubeconfig(kubeconfig, configuration)
 
