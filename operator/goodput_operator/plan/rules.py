@@ -18,6 +18,7 @@ from goodput_operator.diagnose.examine import (
     succeeded,
     where,
 )
+from goodput_operator.gang.placement import NoRoom
 from goodput_operator.names import selector
 from goodput_operator.observe.snapshot import NodeHealth, Worker
 from goodput_operator.plan.attempt import (
@@ -36,7 +37,7 @@ from goodput_operator.plan.reasons import (
     PLANNED,
     SUSPENDED,
 )
-from goodput_operator.plan.view import NoRoom, Step, View, next_incarnation, with_condition
+from goodput_operator.plan.view import Step, View, next_incarnation, with_condition
 
 Rule = Callable[[View], Step | None]
 
@@ -460,7 +461,7 @@ def admit(view: View) -> Step | None:
         room = view.place(missing, bound, view.status.exclusions)
         if isinstance(room, NoRoom):
             return _no_room(view, room)
-        nodes = dict(room.nodes)
+        nodes: dict[int, str | None] = dict(room.nodes)
         message = f"all {view.spec.workers} workers fit"
     else:
         nodes = dict.fromkeys(missing)

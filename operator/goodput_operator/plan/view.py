@@ -16,6 +16,7 @@ from goodput_operator.api.status import (
     TrainingJobStatus,
 )
 from goodput_operator.diagnose.examine import Diagnosis, examine
+from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.observe.snapshot import JobSnapshot, reseat
 
 
@@ -50,21 +51,9 @@ class Timing:
     cleanup_seconds: float = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Where the missing workers can go: slot → node name; None leaves it to the scheduler."""
-
-    nodes: Mapping[int, str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """Why the whole gang does not fit now, in words for the condition."""
-
-    message: str
-
-
-PlaceFunction = Callable[[Sequence[int], Mapping[int, str], Sequence[Exclusion]], Room | NoRoom]
+PlaceFunction = Callable[
+    [Sequence[int], Mapping[int, str], Sequence[Exclusion]], Placement | NoRoom
+]
 """(slots to place, nodes of the bound slots, nodes to avoid) → room for all of them, or none."""
 
 

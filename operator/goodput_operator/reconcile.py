@@ -1,0 +1,465 @@
+"""One pass over one TrainingJob: the page to read first.
+
+    gather    what the caches, the agents and the API server say       I/O, read only
+    observe   -> JobSnapshot                                           pure
+    decide    -> Plan: the next status, and what follows from it       pure: plan.decide
+    persist   the status, on condition that nobody wrote since         the intent first
+    act       answer the agents, create and delete pods                idempotent
+    record    Kubernetes events for what was decided
+
+An event only wakes a job; it carries no facts. All memory is in the TrainingJob's status, so
+a pass can die after any line and the next one, of whichever replica, goes on from there. Only
+one pass at a time runs for a job (`controller.queue` sees to that), and passes of different
+jobs meet in one place, the book of capacity, which is read and written without an `await`
+between.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from goodput_operator import names
+from goodput_operator.api.base import format_time
+from goodput_operator.api.spec import Admission, TrainingJobSpec
+from goodput_operator.api.status import AttemptState, ConditionType, Exclusion, TrainingJobStatus
+from goodput_operator.effects.caches import Cache
+from goodput_operator.effects.gateway import NODES, Gateway
+from goodput_operator.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    CorruptStatusError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+)
+from goodput_operator.gang.book import Book
+from goodput_operator.gang.constraints import read_constraints
+from goodput_operator.gang.placement import GangRequest, NoRoom, Placement
+from goodput_operator.observe.agents import JobKey
+from goodput_operator.observe.resources import pod_requests
+from goodput_operator.observe.snapshot import JobSnapshot, observe
+from goodput_operator.observe.trim import trim_node, trim_own_pod
+from goodput_operator.plan.decide import Plan, decide
+from goodput_operator.plan.view import PlaceFunction, Timing, find_condition
+from goodput_operator.render.pod import JobIdentity, RenderSettings, job_labels, render_pod
+from goodput_operator.render.template import (
+    accelerators_per_worker,
+    processes_per_worker,
+    template_problems,
+)
+from goodput_operator.reports.store import AgentStore
+
+logger = logging.getLogger(__name__)
+
+STALE_VIEW_SECONDS = 2.0
+CONCURRENT_WRITES = 64
+LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
+TOLD = frozenset(
+    {"Admitted", "Running", "Succeeded", "Failed", "Suspended", "Resumed", "TemplateInvalid"}
+)
+"""Decisions that go well and are worth an event; every fault is worth one."""
+QUIET = frozenset({"Accepted", "Forming", "Published", "Closed", "Stopping", "TemplateValid"})
+
+
+class Jobs(Protocol):
+    """The newest known TrainingJobs."""
+
+    def get(self, key: JobKey) -> Mapping[str, Any] | None:
+        """Return the raw job, None when there is none."""
+        ...
+
+    def put(self, job: Mapping[str, Any]) -> None:
+        """Take in what a read or write of ours returned."""
+        ...
+
+
+@dataclass(slots=True)
+class Placer:
+    """Asks the book for one job, and remembers what was asked and answered."""
+
+    book: Book
+    key: JobKey
+    spec: TrainingJobSpec
+    now: datetime
+    request: GangRequest | None = None
+    answer: Placement | NoRoom | None = None
+
+    def place(self, slots: Any, bound: Mapping[int, str], exclusions: Any) -> Placement | NoRoom:
+        """Look for room for `slots`; promises nothing."""
+        template = self.spec.template
+        avoid: list[Exclusion] = list(exclusions)
+        self.request = GangRequest(
+            slots=tuple(slots),
+            requests=pod_requests(template.get("spec") or {}),
+            constraints=read_constraints(template, job_labels(self.key[1])),
+            bound=bound,
+            excluded={one.node: one.until for one in avoid},
+        )
+        self.answer = self.book.place(self.key, self.request, self.now)
+        return self.answer
+
+    def settle(self, plan: Plan, since: datetime | None) -> None:
+        """Hold what the plan creates, or queue the gang that has no room. No `await` before."""
+        if isinstance(self.answer, Placement) and plan.create and self.request:
+            nodes = {
+                names.pod_name(self.key[1], slot, incarnation): node
+                for slot, incarnation, node in plan.create
+                if node
+            }
+            self.book.promise(self.key, nodes, self.request.requests, self.now)
+        elif isinstance(self.answer, NoRoom) and self.request:
+            self.book.wait(self.key, self.request, since or self.now)
+        else:
+            self.book.leave(self.key)
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Makes passes over jobs.
+
+    Attributes:
+        gateway: the API server.
+        jobs: the newest TrainingJobs.
+        workers: the cache of our pods.
+        nodes: the cache of nodes, None when we may not see them.
+        book: what is free; None with `nodes`.
+        agents: what the agents said, and where their answers go.
+        render_settings: what every pod gets from our configuration; asked anew for each pass,
+            because the certificate authority can change.
+        service_account: namespace and name of our own, which no worker may use.
+        now: the clock.
+        timing: the times that the plan goes by.
+        listening_since: since when we take reports; silence counts from then at the earliest.
+    """
+
+    gateway: Gateway
+    jobs: Jobs
+    workers: Cache
+    nodes: Cache | None
+    book: Book | None
+    agents: AgentStore
+    render_settings: Callable[[], RenderSettings]
+    service_account: tuple[str, str]
+    now: Callable[[], datetime]
+    timing: Timing = field(default_factory=Timing)
+    listening_since: datetime = field(init=False)
+    _refusals: dict[JobKey, str] = field(default_factory=dict)
+    _writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_WRITES))
+
+    def __post_init__(self) -> None:
+        self.listening_since = self.now()
+
+    async def visit(self, key: JobKey) -> float | None:
+        """Make one pass; return the seconds until time alone calls for the next.
+
+        Raises:
+            ApiError: the API server refused or did not answer; try again after a while.
+            CorruptStatusError: the status is not one of ours; nothing was done.
+        """
+        job = self.jobs.get(key)
+        if job is None or not _ours(job):
+            self._forget(key)
+            return None
+        if not self._view_is_fresh():
+            return STALE_VIEW_SECONDS
+        spec, status = read_job(job)
+        namespace, account = self.service_account
+        problems = template_problems(
+            spec, operator_service_account=account if key[0] == namespace else ""
+        )
+
+        snapshot = await self._gather(key, job, spec, status, bool(problems))
+        pinned = self.book is not None and spec.gang.admission is Admission.WHEN_FITS
+        now = self.now()
+        placer = Placer(self.book, key, spec, now) if self.book else None
+        plan = decide(
+            spec,
+            status,
+            snapshot,
+            now=now,
+            place=placer.place if placer else _no_book,
+            pinned=pinned,
+            accelerators=accelerators_per_worker(spec) or 1,
+            processes=processes_per_worker(spec),
+            timing=self.timing,
+            template_problems=problems,
+        )
+        if placer:
+            placer.settle(plan, status.queued_since)
+
+        if plan.write:
+            await self._persist(key, job, plan)
+        await self._act(key, job, spec, plan)
+        if plan.write:
+            await self._record(key, job, plan)
+        return self._until(plan)
+
+    # --- gather -------------------------------------------------------------------------
+
+    async def _gather(
+        self,
+        key: JobKey,
+        job: Mapping[str, Any],
+        spec: TrainingJobSpec,
+        status: TrainingJobStatus,
+        broken: bool,
+    ) -> JobSnapshot:
+        """Read what is; the present is taken last, so that nothing read is newer than it."""
+        pods = {pod["metadata"]["name"]: pod for pod in self.workers.by_job(key)}
+        if status.attempt is not None and status.attempt.state in LIVE:
+            await self._look_for_missing(key, status, pods)
+        nodes = await self._nodes_of(pods.values()) if self.nodes is not None else None
+        refusal = None
+        if not broken and _template_is_open(spec, status, job):
+            refusal = await self._try_template(key, job, spec)
+        return observe(
+            job,
+            status.slots,
+            tuple(pods.values()),
+            nodes,
+            self.agents.views(key),
+            self.listening_since,
+            self.now(),
+            refusal=self._refusals.pop(key, ""),
+            template_refusal=refusal,
+        )
+
+    async def _look_for_missing(
+        self, key: JobKey, status: TrainingJobStatus, pods: dict[str, Any]
+    ) -> None:
+        """Ask the API server about members that the cache does not have.
+
+        A pod whose labels were edited by hand leaves our watch and still trains; a watch can
+        lag. A worker is lost only when the API server itself does not know its pod.
+        """
+        for slot in status.slots:
+            name = names.pod_name(key[1], slot.slot, slot.incarnation)
+            if name in pods or slot.rank < 0:
+                continue
+            try:
+                pods[name] = trim_own_pod(await self.gateway.get_pod(key[0], name))
+            except NotFoundError:
+                continue
+
+    async def _nodes_of(self, pods: Any) -> dict[str, Any]:
+        assert self.nodes is not None
+        found: dict[str, Any] = {}
+        for pod in pods:
+            name = (pod.get("spec") or {}).get("nodeName")
+            if not name or name in found:
+                continue
+            found[name] = self.nodes.get("", name)
+            if found[name] is None:
+                try:
+                    found[name] = trim_node(await self.gateway.get(NODES, None, name))
+                except NotFoundError:
+                    found[name] = None
+        return found
+
+    async def _try_template(
+        self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec
+    ) -> str:
+        """Return the API server's objection to a worker pod, "" when it has none."""
+        pod = render_pod(_identity(job), spec, 0, 0, None, self.render_settings())
+        try:
+            await self.gateway.create_pod(key[0], pod, dry_run=True)
+        except InvalidError as error:
+            text = str(error)
+            return "" if "dry run" in text or "dryRun" in text else text
+        except (AlreadyExistsError, ForbiddenError):
+            return ""  # a quota says no today; creation finds out when it matters
+        return ""
+
+    def _view_is_fresh(self) -> bool:
+        caches = [cache for cache in (self.workers, self.nodes) if cache is not None]
+        return all(cache.synced and cache.fresh() for cache in caches)
+
+    # --- persist ------------------------------------------------------------------------
+
+    async def _persist(self, key: JobKey, job: Mapping[str, Any], plan: Plan) -> None:
+        body = dict(job) | {"status": plan.status.model_dump(mode="json", by_alias=True)}
+        try:
+            written = await self.gateway.replace_status(body)
+        except ConflictError:
+            self._take_back(key, plan)
+            self.jobs.put(await self.gateway.get_job(key))
+            raise
+        except ApiError:
+            self._take_back(key, plan)
+            raise
+        self.jobs.put(written)
+
+    def _take_back(self, key: JobKey, plan: Plan) -> None:
+        """Give up the room that was promised to pods which are not created now."""
+        if self.book:
+            for slot, incarnation, _ in plan.create:
+                self.book.release(key[0], names.pod_name(key[1], slot, incarnation))
+
+    # --- act ----------------------------------------------------------------------------
+
+    async def _act(
+        self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec, plan: Plan
+    ) -> None:
+        """Carry the persisted plan out. Everything here may happen twice."""
+        self.agents.set_answers(key, plan.answers)
+        if plan.delete_job:
+            await self.gateway.delete_job(key, job["metadata"]["uid"])
+            return
+        settings = self.render_settings()
+        identity = _identity(job)
+        bodies = [
+            render_pod(identity, spec, slot, incarnation, node, settings)
+            for slot, incarnation, node in plan.create
+        ]
+        errors = await asyncio.gather(
+            *(self._create(key, body, identity.uid) for body in bodies),
+            *(self._delete(key, pod.name, pod.uid) for pod in plan.delete),
+            return_exceptions=True,
+        )
+        failed = [error for error in errors if isinstance(error, BaseException)]
+        refused = [one for one in failed if isinstance(one, ForbiddenError | InvalidError)]
+        if refused:
+            self._refusals[key] = str(refused[0])
+        for error in failed:
+            if error not in refused:
+                raise error
+
+    async def _create(self, key: JobKey, body: Mapping[str, Any], owner_uid: str) -> None:
+        if key in self._refusals:
+            return  # one refusal releases the whole gang: more of it would only be deleted again
+        name = body["metadata"]["name"]
+        try:
+            async with self._writes:
+                created = await self.gateway.create_pod(key[0], body)
+        except AlreadyExistsError:
+            created = await self.gateway.get_pod(key[0], name)
+            owners = created["metadata"].get("ownerReferences") or ()
+            if all(owner.get("uid") != owner_uid for owner in owners):
+                raise InvalidError(
+                    f"a pod named {name} exists in namespace {key[0]} and is not ours: delete "
+                    f"it or rename the job"
+                ) from None
+        except (ForbiddenError, InvalidError) as error:
+            self._refusals[key] = str(error)
+            if self.book:
+                self.book.release(key[0], name)
+            raise
+        self.workers.put(created)
+
+    async def _delete(self, key: JobKey, name: str, uid: str) -> None:
+        async with self._writes:
+            await self.gateway.delete_pod(key[0], name, uid)
+
+    # --- record -------------------------------------------------------------------------
+
+    async def _record(self, key: JobKey, job: Mapping[str, Any], plan: Plan) -> None:
+        """Tell people what was decided. A lost event is no fault: the status says it, too."""
+        for reason, message in plan.decisions:
+            fault = reason not in TOLD | QUIET
+            if reason in QUIET:
+                continue
+            logger.info("%s/%s: %s: %s", *key, reason, message)
+            try:
+                await self.gateway.create_event(
+                    _event(job, reason, message, self.now(), warning=fault or reason == "Failed")
+                )
+            except ApiError as error:
+                logger.debug("%s/%s: an event was lost: %s", *key, error)
+
+    def _until(self, plan: Plan) -> float | None:
+        if plan.recheck_at is None:
+            return None
+        return max(0.0, (plan.recheck_at - self.now()).total_seconds())
+
+    def _forget(self, key: JobKey) -> None:
+        self._refusals.pop(key, None)
+        if self.book:
+            self.book.leave(key)
+
+
+def read_job(job: Mapping[str, Any]) -> tuple[TrainingJobSpec, TrainingJobStatus]:
+    """Return a raw job's spec and status.
+
+    Raises:
+        CorruptStatusError: one of them is not what our API describes.
+    """
+    try:
+        spec = TrainingJobSpec.model_validate(job.get("spec") or {})
+        return spec, TrainingJobStatus.model_validate(job.get("status") or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CorruptStatusError(
+            f"nothing is done about this job: {where}: {first['msg']}"
+        ) from error
+
+
+def _ours(job: Mapping[str, Any]) -> bool:
+    if job["metadata"].get("deletionTimestamp"):
+        return False  # the garbage collector's work now, also when we are down
+    managed_by = (job.get("spec") or {}).get("managedBy", names.MANAGED_BY)
+    return bool(managed_by == names.MANAGED_BY)
+
+
+def _template_is_open(
+    spec: TrainingJobSpec, status: TrainingJobStatus, job: Mapping[str, Any]
+) -> bool:
+    """Return whether the API server should be asked about the template before going on."""
+    if spec.suspend or status.finished_at is not None:
+        return False
+    if status.attempt is not None and status.attempt.state in LIVE:
+        return False
+    known = find_condition(status, ConditionType.TEMPLATE_VALID)
+    return (
+        known is None
+        or known.status != "True"
+        or known.observed_generation != job["metadata"].get("generation", 0)
+    )
+
+
+def _identity(job: Mapping[str, Any]) -> JobIdentity:
+    metadata = job["metadata"]
+    return JobIdentity(metadata["namespace"], metadata["name"], metadata["uid"])
+
+
+def _no_book(*_: object) -> NoRoom:
+    return NoRoom("the operator may not see nodes")
+
+
+_: PlaceFunction = _no_book
+
+
+def _event(
+    job: Mapping[str, Any], reason: str, message: str, now: datetime, *, warning: bool
+) -> dict[str, Any]:
+    """Return an event of events.k8s.io/v1; its name is the moment, as client-go's are."""
+    metadata = job["metadata"]
+    moment = format_time(now)
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {
+            "generateName": f"{metadata['name']}.",
+            "namespace": metadata["namespace"],
+        },
+        "eventTime": moment[:-1] + "000Z",
+        "reportingController": f"{names.GROUP}/operator",
+        "reportingInstance": names.OPERATOR_NAME,
+        "action": "Reconcile",
+        "reason": reason,
+        "note": message[:1000],
+        "type": "Warning" if warning else "Normal",
+        "regarding": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        },
+    }
