@@ -188,7 +188,7 @@ def _installer(settings: RenderSettings) -> Object:
         "name": names.AGENT_CONTAINER,
         "image": settings.agent_image,
         **({"imagePullPolicy": settings.pull_policy} if settings.pull_policy else {}),
-        "command": ["python3", "/app/agent.pyz", "install", protocol.AGENT_MOUNT],
+        "command": ["python3", "/app/agent.pyz", "install", protocol.AGENT_ZIPAPP],
         "resources": {
             "requests": dict(_INSTALLER_RESOURCES),
             "limits": dict(_INSTALLER_RESOURCES),

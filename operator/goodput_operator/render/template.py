@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
-from goodput import protocol
 from goodput_operator import names
 from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.api.template import RESERVED_PATHS
 from goodput_operator.observe.resources import (
     QuantityError,
     accelerators,
@@ -257,7 +257,7 @@ def _trainer_problems(containers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _reserved_mount(mount_path: object) -> str:
     if isinstance(mount_path, str):
-        for reserved in (protocol.AGENT_MOUNT, protocol.CREDENTIALS_MOUNT):
+        for reserved in RESERVED_PATHS:
             if PurePosixPath(mount_path).is_relative_to(reserved):
                 return reserved
     return ""
