@@ -113,6 +113,13 @@ def merge(server: Cluster, namespace: str, spec: dict[str, Any]) -> str:
     return server.kubectl(*args)
 
 
+def put_status(server: Cluster, namespace: str, status: dict[str, Any]) -> dict[str, Any]:
+    current = json.loads(server.kubectl("get", "gtj", "char-gpt", "-n", namespace, "-o", "json"))
+    path = JOBS.format(namespace) + "/char-gpt/status"
+    made: dict[str, Any] = server.api.call("PUT", path, {**current, "status": status})
+    return made
+
+
 def test_the_crd_is_small_enough_for_a_plain_kubectl_apply(server: Cluster) -> None:
     assert "trainingjobs" in server.kubectl("apply", "--dry-run=server", "-f", str(CRD))
 
@@ -258,6 +265,9 @@ TRAINER = "spec.template.spec.containers.0"
             id="our volume",
         ),
         pytest.param(
+            ("spec.template.spec.nodeName", "node1"), "past the scheduler", id="one fixed node"
+        ),
+        pytest.param(
             ("spec.template.spec.restartPolicy", "OnFailure"),
             "remove restartPolicy or set it to Never",
             id="a restart by the kubelet",
@@ -285,23 +295,55 @@ CHANGES: list[dict[str, Any]] = [
     {"launcher": "Processes"},
     {"template": {"spec": {"hostNetwork": True}}},
     {"checkpoint": {"directory": "/elsewhere"}},
-    {"checkpoint": None},
 ]
 
 
-def test_a_running_job_keeps_its_shape_and_a_suspended_one_may_change_it(
+def _status(suspended: str | None) -> dict[str, Any]:
+    """The status of a job that has trained, with the condition Suspended if it has been seen."""
+    now = "2026-01-02T03:04:05.000Z"
+    attempt = {"number": 1, "state": "Running", "openedAt": now}
+    if suspended is None:
+        return {"attempt": attempt}
+    condition = {
+        "type": "Suspended",
+        "status": suspended,
+        "reason": "SpecSuspend",
+        "lastTransitionTime": now,
+    }
+    return {"attempt": attempt, "conditions": [condition]}
+
+
+def _assert_shape_is_kept(server: Cluster, namespace: str, **also: Any) -> None:
+    for change in CHANGES:
+        (field,) = change
+        with pytest.raises(ClusterError, match=f"spec.{field} can change only while"):
+            merge(server, namespace, {**change, **also})
+
+
+def test_a_job_keeps_its_shape_until_the_operator_has_suspended_it(
     server: Cluster, namespace: str
 ) -> None:
     create(server, namespace, job(("spec.checkpoint", {"directory": "/checkpoints"})))
-    for change in CHANGES:
-        (field,) = change
-        for attempt in (change, {**change, "suspend": True}):
-            with pytest.raises(ClusterError, match=f"spec.{field} can change only while"):
-                merge(server, namespace, attempt)
+    put_status(server, namespace, _status(None))
+    _assert_shape_is_kept(server, namespace)
+    _assert_shape_is_kept(server, namespace, suspend=True)
     merge(server, namespace, {"suspend": True})
+    _assert_shape_is_kept(server, namespace)
+    put_status(server, namespace, _status("False"))
+    _assert_shape_is_kept(server, namespace, suspend=False)
+    put_status(server, namespace, _status("True"))
     for change in CHANGES:
         assert "patched" in merge(server, namespace, change)
     merge(server, namespace, {"workers": 6, "suspend": False})
+
+
+def test_a_job_that_was_created_suspended_may_change_at_once(
+    server: Cluster, namespace: str
+) -> None:
+    create(server, namespace, job(("spec.suspend", True)))
+    merge(server, namespace, {"workers": 2})
+    merge(server, namespace, {"workers": 3, "suspend": False})
+    _assert_shape_is_kept(server, namespace, suspend=True)
 
 
 def test_a_running_job_may_change_its_policies(server: Cluster, namespace: str) -> None:
@@ -388,23 +430,16 @@ FULL_STATUS: dict[str, Any] = {
 }
 
 
-def _put_status(server: Cluster, namespace: str, status: dict[str, Any]) -> dict[str, Any]:
-    current = json.loads(server.kubectl("get", "gtj", "char-gpt", "-n", namespace, "-o", "json"))
-    path = JOBS.format(namespace) + "/char-gpt/status"
-    made: dict[str, Any] = server.api.call("PUT", path, {**current, "status": status})
-    return made
-
-
 def test_every_field_of_a_status_survives_the_trip(server: Cluster, namespace: str) -> None:
     create(server, namespace, job())
     status = TrainingJobStatus.model_validate(FULL_STATUS)
     assert status.model_dump(by_alias=True, mode="json") == FULL_STATUS, "a field is not tried here"
-    assert _put_status(server, namespace, FULL_STATUS)["status"] == FULL_STATUS
+    assert put_status(server, namespace, FULL_STATUS)["status"] == FULL_STATUS
 
 
 def test_kubectl_prints_a_jobs_state(server: Cluster, namespace: str) -> None:
     create(server, namespace, job())
-    _put_status(server, namespace, FULL_STATUS)
+    put_status(server, namespace, FULL_STATUS)
     head, row = server.kubectl("get", "gtj", "-n", namespace, "-o", "wide").splitlines()
     assert head.split() == [
         *("NAME", "PHASE", "WORKERS", "STEP", "RESTARTS", "GOODPUT", "AGE"),

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from goodput_operator import names
 from goodput_operator.api.base import rule, rules
-from goodput_operator.api.spec import MAX_JOB_NAME_LENGTH, TrainingJobSpec
+from goodput_operator.api.spec import MAX_JOB_NAME_LENGTH, TrainingJobSpec, shape_rules
 from goodput_operator.api.status import TrainingJobStatus
 
 Schema = dict[str, Any]
@@ -88,7 +88,7 @@ def _root() -> Schema:
             "from the newest good checkpoint, whatever breaks."
         ),
         "required": ["spec"],
-        **rules(_NAME_RULE),
+        **rules(_NAME_RULE, *shape_rules()),
         "properties": {
             "apiVersion": {**text, "description": f"Always {names.API_VERSION}."},
             "kind": {**text, "description": f"Always {names.KIND}."},

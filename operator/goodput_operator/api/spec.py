@@ -115,33 +115,12 @@ class RecoverySpec(ApiModel):
     """The longest wait, in seconds, before a restart."""
 
 
-def _only_while_suspended(field: str, unchanged: str) -> Rule:
-    return rule(
-        f"oldSelf.suspend || {unchanged}",
-        f"spec.{field} can change only while the job is suspended; "
-        "set spec.suspend to true first, and change it then",
-        reason="FieldValueForbidden",
-        field=f".{field}",
-    )
-
-
 _spec_rules = rules(
     rule(
         f"self.workers * self.?processesPerWorker.orValue(1) <= {MAX_PROCESSES}",
         "spec.workers × spec.processesPerWorker must not exceed "
         f"{MAX_PROCESSES} processes; lower one of them",
         field=".processesPerWorker",
-    ),
-    _only_while_suspended("workers", "self.workers == oldSelf.workers"),
-    _only_while_suspended("launcher", "self.launcher == oldSelf.launcher"),
-    _only_while_suspended("template", "self.template == oldSelf.template"),
-    _only_while_suspended(
-        "processesPerWorker", "self.?processesPerWorker == oldSelf.?processesPerWorker"
-    ),
-    _only_while_suspended(
-        "checkpoint",
-        "(has(self.checkpoint) == has(oldSelf.checkpoint) "
-        "&& (!has(self.checkpoint) || self.checkpoint == oldSelf.checkpoint))",
     ),
 )
 _managed_by_rules = rules(
@@ -155,6 +134,33 @@ _managed_by_rules = rules(
         reason="FieldValueForbidden",
     ),
 )
+
+_SHAPE = ("workers", "processesPerWorker", "launcher", "template", "checkpoint")
+
+
+def shape_rules() -> tuple[Rule, ...]:
+    """Return the rules, of the whole object, that pods of two shapes never stand side by side.
+
+    It is not enough that `spec.suspend` was true: the operator must have seen it, or a job that
+    is suspended, changed and resumed in one breath would go on with its old pods. A job without
+    an attempt has no pods yet, for an attempt is written down before any pod is made.
+    """
+    suspended = (
+        "oldSelf.spec.suspend && (!has(oldSelf.status) || !has(oldSelf.status.attempt) "
+        "|| has(oldSelf.status.conditions) && oldSelf.status.conditions"
+        ".exists(c, c.type == 'Suspended' && c.status == 'True'))"
+    )
+    return tuple(
+        rule(
+            f"({suspended}) || (has(self.spec.{field}) == has(oldSelf.spec.{field}) "
+            f"&& (!has(self.spec.{field}) || self.spec.{field} == oldSelf.spec.{field}))",
+            f"spec.{field} can change only while the job is suspended: set spec.suspend to true, "
+            "wait for the condition Suspended, and change it then",
+            reason="FieldValueForbidden",
+            field=f".spec.{field}",
+        )
+        for field in _SHAPE
+    )
 
 
 class TrainingJobSpec(ApiModel):
@@ -191,8 +197,8 @@ class TrainingJobSpec(ApiModel):
     """The controller that runs this job. With any other value than the default, Goodput leaves
     the job alone. Never changes."""
     start_deadline_seconds: Seconds | None = None
-    """Seconds from the job's creation within which it must have begun to train, else it fails.
-    Time in suspension does not count. Absent: it may wait for ever."""
+    """Seconds within which a new job must have begun to train, else it fails; counted anew after
+    a suspension. Absent: it may wait for ever."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
     """Seconds that the job may be active, interruptions included, before it fails; counted anew
     after a suspension. Absent: no limit."""

@@ -143,9 +143,15 @@ def _containers() -> Fragment:
 def template_schema() -> Fragment:
     """Return the schema of `spec.template`."""
     never = rule(
-        "self == 'Never'",
+        "self in ['', 'Never']",
         "a worker's pod is never restarted in place by the kubelet, because Goodput restarts "
         "the processes; remove restartPolicy or set it to Never",
+    )
+    free = rule(
+        "self == ''",
+        "nodeName would send every worker to one node, past the scheduler; remove it and use "
+        "nodeSelector or affinity",
+        reason="FieldValueForbidden",
     )
     spec = _object(
         "The pod, as in any PodTemplateSpec; only the fields that Goodput checks are listed.",
@@ -160,6 +166,7 @@ def template_schema() -> Fragment:
                 ),
             ),
             "restartPolicy": _string("Never, or absent.", 64, never),
+            "nodeName": _string("Absent.", 253, free),
         },
         required=["containers"],
     )
