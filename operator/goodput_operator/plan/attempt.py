@@ -288,13 +288,13 @@ def _counted(view: View, attempt: AttemptStatus) -> RecoveryStatus:
             )
         )
     progressed = made_progress(view.status, view.diagnosis.progress)
-    without = 1 if progressed else recovery.without_progress + 1
-    charged = 0 if progressed else recovery.charged_without_progress
+    without = 0 if progressed else recovery.without_progress + 1
+    charged = 0 if progressed else recovery.charged_without_progress + int(attempt.charged)
     return RecoveryStatus(
         total=recovery.total + 1,
         restarts=restarts[-1000:],
         without_progress=without,
-        charged_without_progress=charged + 1 if attempt.charged else charged,
+        charged_without_progress=charged,
         start_failures=0,
         not_before=truncate(ended_at + timedelta(seconds=backoff_seconds(policy, without))),
     )

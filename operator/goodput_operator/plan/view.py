@@ -90,8 +90,8 @@ class View:
         return found is not None and found.status == "True"
 
     def becomes(self, status: TrainingJobStatus) -> "View":
-        """Return the view in which `status` is the intent."""
-        snapshot = reseat(self.snapshot, status.slots)
+        """Return the view in which `status` is the intent; a refusal is answered once."""
+        snapshot = replace(reseat(self.snapshot, status.slots), refusal="")
         return replace(
             self,
             status=status,

@@ -1,0 +1,124 @@
+"""No half gang, no deadlock, no endless hold."""
+
+from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+
+
+def test_a_refused_pod_releases_the_whole_gang(make_world) -> None:
+    world = make_world(3)
+    world.agents_connect = False
+    world.settle()
+    world.refusal = "exceeded quota: pods=2"
+    world.settle()
+    admitted = world.condition(ConditionType.ADMITTED)
+    assert world.status.recovery.start_failures == 1
+    # The first try again is immediate.
+    assert sorted(world.pods) == ["job-0-1", "job-1-1", "job-2-1"]
+    world.refusal = "exceeded quota: pods=2"
+    world.settle()
+    assert world.pods == {}
+    admitted = world.condition(ConditionType.ADMITTED)
+    assert "exceeded quota" in admitted.message
+    assert world.status.recovery.not_before is not None
+
+
+def test_a_gang_that_is_not_connected_in_time_is_released(make_world) -> None:
+    world = make_world(2, gang={"startTimeoutSeconds": 60})
+    world.agents_connect = False
+    world.settle()
+    assert len(world.pods) == 2
+    world.pass_time(61)
+    assert sorted(world.pods) == ["job-0-1", "job-1-1"]
+    world.pass_time(61)
+    assert world.pods == {}
+    assert world.condition(ConditionType.ADMITTED).reason == "StartTimeout"
+
+
+def test_a_pod_that_the_scheduler_refuses_is_placed_elsewhere(make_world) -> None:
+    world = make_world(2)
+    world.agents_connect = False
+    world.settle()
+    pod = world.pods["job-1-0"]
+    del pod["spec"]["nodeName"]
+    pod["status"]["conditions"] = (
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/3 nodes are available",
+        },
+    )
+    world.settle()
+    assert "job-1-1" in world.pods
+    assert world.pods["job-1-1"]["spec"]["nodeName"] != "node-1"
+
+
+def test_survivors_hold_their_pods_while_a_replacement_waits_for_room(training) -> None:
+    world = training(3, spare_nodes=0)
+    world.lose_node("node-2", noticed=True)
+    world.pass_time(30)
+    assert sorted(world.pods) == ["job-0-0", "job-1-0"]
+    assert world.condition(ConditionType.ADMITTED).reason == "DoesNotFit"
+    assert world.status.phase == "Recovering"
+    world.free_nodes.append("node-2")
+    world.nodes["node-2"] = world.nodes["node-0"]
+    world.pass_time(600)
+    assert world.attempt.state is AttemptState.RUNNING
+
+
+def test_survivors_are_released_when_no_replacement_comes_in_time(training) -> None:
+    world = training(3, spare_nodes=0, gang={"startTimeoutSeconds": 120})
+    world.lose_node("node-2", noticed=True)
+    world.pass_time(200)
+    assert world.pods == {}
+
+
+def test_suspend_deletes_the_pods_and_resume_goes_on_from_the_checkpoint(training) -> None:
+    world = training(2, commit=10)
+    world.spec["suspend"] = True
+    world.settle()
+    assert world.pods == {}
+    assert world.status.phase == "Suspended"
+    world.jump(100)
+    world.settle()
+    world.spec["suspend"] = False
+    world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
+    assert world.attempt.restore_step == 10
+    assert world.status.recovery.total == 0
+    assert world.spent(Bucket.SUSPENDED) >= 200
+    world.assert_ledger_sums()
+
+
+def test_the_active_deadline_fails_the_job(training) -> None:
+    world = training(1, activeDeadlineSeconds=60)
+    world.pass_time(70)
+    assert world.condition(ConditionType.FAILED).reason == "DeadlineExceeded"
+
+
+def test_finished_pods_stay_for_their_logs_and_sidecars_do_not(training) -> None:
+    world = training(2)
+    world.finish()
+    world.settle()
+    world.pods["job-1-0"]["status"]["phase"] = "Running"  # a sidecar goes on
+    world.pass_time(15)
+    assert sorted(world.pods) == ["job-0-0"]
+    world.assert_ledger_sums()
+
+
+def test_an_invalid_template_starts_nothing_and_is_tried_again_when_edited(make_world) -> None:
+    world = make_world(1)
+    world.problems = ("spec.template.spec.containers[0].command: required",)
+    world.settle()
+    assert world.pods == {}
+    assert world.status.phase == "Invalid"
+    world.problems = ()
+    world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
+
+
+def test_the_api_servers_own_words_reach_the_condition(make_world) -> None:
+    world = make_world(1)
+    world.template_refusal = 'Pod "job-0-0" is invalid: spec.containers[0].image: Required value'
+    world.settle()
+    assert "Required value" in world.condition(ConditionType.TEMPLATE_VALID).message
+    assert world.pods == {}

@@ -1,0 +1,98 @@
+"""The life of a job in which nothing breaks."""
+
+from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+
+
+def test_a_gang_that_fits_runs_its_first_attempt(make_world) -> None:
+    world = make_world(4)
+    world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
+    assert world.attempt.number == 1
+    assert sorted(world.pods) == ["job-0-0", "job-1-0", "job-2-0", "job-3-0"]
+    assert world.status.phase == "Running"
+
+
+def test_a_gang_that_does_not_fit_creates_nothing_and_says_what_is_missing(make_world) -> None:
+    world = make_world(4, spare_nodes=-1)
+    world.settle()
+    assert world.pods == {}
+    assert world.status.phase == "Queued"
+    admitted = world.condition(ConditionType.ADMITTED)
+    assert (admitted.status, admitted.reason) == ("False", "DoesNotFit")
+    assert "needs 4 nodes; 3 fit" in admitted.message
+
+
+def test_a_waiting_gang_starts_when_there_is_room(make_world) -> None:
+    world = make_world(4, spare_nodes=-1)
+    world.settle()
+    world.free_nodes.append("late")
+    world.pass_time(30)
+    assert world.attempt.state is AttemptState.RUNNING
+
+
+def test_no_world_is_published_before_every_agent_is_there(make_world) -> None:
+    world = make_world(2)
+    world.agents_connect = False
+    world.settle()
+    assert world.attempt.state is AttemptState.FORMING
+    assert all(answer.kind == "hold" for answer in world.plans[-1].answers.values())
+
+
+def test_the_job_succeeds_when_every_process_does(training) -> None:
+    world = training(2)
+    world.finish()
+    world.settle()
+    assert world.true(ConditionType.SUCCEEDED)
+    assert world.status.phase == "Succeeded"
+    world.assert_ledger_sums()
+    assert world.status.ledger.unsettled_milliseconds == 0
+
+
+def test_all_conditions_are_set_at_the_first_visit(make_world) -> None:
+    world = make_world(1)
+    world.visit()
+    assert [one.type for one in world.status.conditions] == list(ConditionType)
+
+
+def test_a_healthy_job_costs_one_write_a_minute(training) -> None:
+    world = training(2)
+    before = world.writes
+    for step in range(13, 73):
+        world.jump(5)
+        world.train(step)
+        world.settle()
+    assert world.writes - before <= 5  # 300 seconds
+
+
+def test_planning_again_after_a_plan_was_carried_out_gives_nothing(training) -> None:
+    world = training(3)
+    plan = world.visit()
+    assert plan.decisions == ()
+    assert plan.create == ()
+    assert plan.delete == ()
+    assert not plan.write
+
+
+def test_work_becomes_productive_with_the_commit_that_covers_it(training) -> None:
+    world = training(2, commit=None, step=5)
+    world.jump(60)
+    world.train(6)
+    world.settle()
+    assert world.spent(Bucket.PRODUCTIVE) == 0
+    assert world.status.ledger.unsettled_milliseconds > 0
+    world.jump(60)
+    world.train(7, commit=7)
+    world.settle()
+    assert world.spent(Bucket.PRODUCTIVE) >= 2 * 120
+    assert world.status.ledger.unsettled_milliseconds == 0
+    world.assert_ledger_sums()
+
+
+def test_the_commit_is_acknowledged_to_the_agents_once_it_is_written(training) -> None:
+    world = training(1, commit=None, step=5)
+    world.jump(20)
+    world.train(7, commit=7)
+    world.settle()
+    [answer] = world.visit().answers.values()
+    assert answer.durable is not None
+    assert answer.durable.step == 7

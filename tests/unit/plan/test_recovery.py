@@ -1,0 +1,250 @@
+"""What breaks, and what the operator makes of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from goodput.protocol import Commit, Disk
+from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+
+
+def test_a_failed_process_is_restarted_at_once_in_the_same_pods(training) -> None:
+    world = training(4)
+    before = {name: pod["metadata"]["uid"] for name, pod in world.pods.items()}
+    world.fail(2, code=137)
+    world.settle()
+    assert {name: pod["metadata"]["uid"] for name, pod in world.pods.items()} == before
+    assert world.attempt.number == 2
+    assert world.attempt.state is AttemptState.RUNNING
+    assert world.attempt.restore_step == 10
+    assert world.status.recovery.total == 1
+    assert [one.charged for one in world.status.recovery.restarts] == [True]
+
+
+def test_only_the_lost_pod_is_replaced(training) -> None:
+    world = training(4)
+    world.delete_pod("job-1-0")
+    world.settle()
+    assert sorted(world.pods) == ["job-0-0", "job-1-1", "job-2-0", "job-3-0"]
+    assert world.attempt.number == 2
+    assert world.status.recovery.restarts == []  # not the user's fault
+    assert world.status.recovery.total == 1
+
+
+def test_a_lost_node_is_noticed_by_silence_while_the_gang_stands_still(training) -> None:
+    world = training(4)
+    world.lose_node("node-3")
+    world.pass_time(20)
+    assert world.attempt.number == 2
+    assert world.attempt.state is AttemptState.RUNNING
+    assert "job-3-1" in world.pods
+    assert world.pods["job-3-1"]["spec"]["nodeName"] != "node-3"
+    assert [one.node for one in world.status.exclusions] == ["node-3"]
+
+
+def test_a_silent_worker_of_a_gang_that_advances_is_left_alone(training) -> None:
+    world = training(4)
+    world.silence(3)
+    for step in range(13, 40):
+        world.jump(5)
+        world.train(step)
+        world.settle()
+    assert world.attempt.number == 1
+    assert world.condition(ConditionType.DEGRADED).reason == "WorkerSilent"
+
+
+def test_nothing_is_done_when_all_reports_vanish_at_once(training) -> None:
+    world = training(4)
+    for slot in range(4):
+        world.silence(slot)
+    for _ in range(60):
+        world.jump(10)
+        world.settle()
+    assert world.attempt.number == 1
+    assert world.attempt.state is AttemptState.RUNNING
+    assert world.condition(ConditionType.DEGRADED).reason == "ReportsVanished"
+
+
+def test_without_the_sdk_the_next_attempt_waits_for_confirmed_death(training) -> None:
+    world = training(2, sdk=False)
+    world.delete_pod("job-1-0", at_once=False)
+    world.silence(1)
+    world.pass_time(60)
+    assert world.attempt.state is AttemptState.STOPPING
+    assert world.condition(ConditionType.RUNNING).reason == "WaitingForConfirmedDeath"
+    world.delete_pod("job-1-0")
+    world.settle()
+    assert world.attempt.number == 2
+
+
+def test_the_back_off_begins_with_the_second_failure_without_progress(training) -> None:
+    world = training(1)
+    for _ in range(2):
+        world.fail(0)
+        world.settle()
+        assert world.attempt.state is AttemptState.RUNNING
+    world.fail(0)
+    world.settle()
+    assert world.attempt.state is AttemptState.FORMING
+    world.pass_time(5)
+    assert world.attempt.state is AttemptState.RUNNING
+
+
+def test_three_failures_without_a_new_step_fail_the_job_with_the_evidence(training) -> None:
+    world = training(1)
+    for _ in range(4):
+        if world.true(ConditionType.FAILED):
+            break
+        world.fail(0, exception="RuntimeError: bad batch")
+        world.pass_time(30)
+    failed = world.condition(ConditionType.FAILED)
+    assert failed.status == "True"
+    assert "RuntimeError: bad batch" in failed.message
+    assert "maxRestartsWithoutProgress" in failed.message
+    assert world.status.recovery.total == 4  # the first attempt had finished new steps
+    world.assert_ledger_sums()
+
+
+def test_the_budget_fails_the_job_exactly_when_it_is_exceeded(training) -> None:
+    world = training(1, recovery={"maxRestarts": 2, "backoffSeconds": 0})
+    for step in (20, 30, 40):
+        assert not world.true(ConditionType.FAILED)
+        world.jump(1)
+        world.train(step)
+        world.settle()
+        world.fail(0)
+        world.pass_time(1)
+    assert world.true(ConditionType.FAILED)
+    assert "maxRestarts=2" in world.condition(ConditionType.FAILED).message
+
+
+def test_exit_code_93_is_never_tried_again(training) -> None:
+    world = training(2)
+    world.fail(1, code=93)
+    world.settle()
+    assert world.true(ConditionType.FAILED)
+    assert "93" in world.condition(ConditionType.FAILED).message
+    assert world.status.recovery.total == 1
+
+
+def test_a_lost_worker_explains_its_peers_failures(training) -> None:
+    world = training(2)
+    world.fail(0, exception="RuntimeError: connection reset by peer")
+    world.agent(1).silent = True
+    world.visit()
+    assert world.attempt.state is AttemptState.STOPPING
+    assert world.attempt.charged
+    world.delete_pod("job-1-0")
+    world.settle()
+    assert world.status.recovery.restarts == []
+    assert world.attempt.number == 2
+
+
+def test_a_start_that_not_all_confirm_is_formed_again_uncharged(make_world) -> None:
+    world = make_world(2)
+    world.settle()
+    assert world.attempt.number == 1
+    world.fail(0)
+    world.visit()
+    # The stop is obeyed, but the next start never reaches worker 1.
+    for agent in world.agents.values():
+        agent.seen = "1.stop"
+        if agent.run:
+            agent.run = replace(agent.run, alive=0)
+    world.visit()
+    assert world.attempt.state is AttemptState.STARTING
+    world.agents["uid-job-0-0"].seen = ""
+    for _ in range(8):
+        world.jump(5)
+        for agent in world.agents.values():
+            agent.sequence += 1
+            agent.heard_at = world.now
+        world.visit()
+    assert world.attempt.state is AttemptState.STOPPING
+    assert world.attempt.reason == "NotConfirmed"
+    world.settle()
+    assert world.attempt.number == 3
+    assert world.status.recovery.total == 1
+
+
+def test_detection_and_recovery_are_priced(training) -> None:
+    world = training(2, commit=10, step=12)
+    world.settle()
+    world.lose_node("node-1")
+    world.pass_time(20, every=1.0)
+    world.train(13)
+    world.settle()
+    world.assert_ledger_sums()
+    assert world.spent(Bucket.DETECTION) >= 2 * 12
+    assert world.spent(Bucket.LOST_WORK) > 0
+
+
+def test_the_first_attempt_opens_above_what_lies_on_disk(make_world) -> None:
+    world = make_world(2)
+    world.disk = Disk(highest_attempt=7, newest=Commit(attempt=6, step=400))
+    world.settle()
+    assert world.attempt.number == 8
+    assert world.attempt.restore_step == 400
+    assert world.status.checkpoint.lineage[0].origin == 6
+
+
+def test_a_zombies_later_commit_is_never_a_restore_point(training) -> None:
+    world = training(2, commit=10)
+    world.fail(0)
+    world.settle()
+    assert world.status.checkpoint.lineage[0].step == 10
+    # A process of attempt 1 that nobody could reach commits step 99; a new worker sees it.
+    world.disk = Disk(highest_attempt=2, newest=Commit(attempt=1, step=99))
+    world.delete_pod("job-1-0")
+    world.settle()
+    assert world.attempt.number == 3
+    assert world.attempt.restore_step == 10
+
+
+@pytest.mark.parametrize("reason", ["Evicted", "Preempting"])
+def test_an_evicted_worker_is_not_charged(training, reason) -> None:
+    world = training(2)
+    pod = world.pods["job-1-0"]
+    pod["status"] = {"phase": "Failed", "reason": reason}
+    world.agent(1).silent = True
+    world.settle()
+    assert world.attempt.number == 2
+    assert world.status.recovery.restarts == []
+    assert "job-1-1" in world.pods
+
+
+def test_memory_that_runs_out_is_charged_and_named(training) -> None:
+    world = training(2)
+    world.pods["job-1-0"]["status"] = {
+        "phase": "Failed",
+        "containerStatuses": [
+            {"name": "t", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+        ],
+    }
+    world.agent(1).silent = True
+    world.visit()
+    assert world.attempt.reason == "OutOfMemory"
+    assert world.attempt.charged
+
+
+def test_an_image_without_python_fails_the_job_for_good(make_world) -> None:
+    world = make_world(1)
+    world.agents_connect = False
+    world.settle()
+    world.pods["job-0-0"]["status"] = {
+        "phase": "Failed",
+        "containerStatuses": [
+            {
+                "name": "trainer",
+                "state": {
+                    "terminated": {
+                        "exitCode": 128,
+                        "reason": "StartError",
+                        "message": 'exec: "python3": executable file not found in $PATH',
+                    }
+                },
+            }
+        ],
+    }
+    world.settle()
+    assert world.condition(ConditionType.FAILED).reason == "ImageLacksPython"
