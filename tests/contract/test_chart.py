@@ -237,7 +237,7 @@ def test_the_notes_end_with_a_job_that_is_accepted(cluster: Cluster, namespace: 
         *("install", "goodput", str(CHART), "--namespace", namespace),
         *("--dry-run=server", "--take-ownership"),
     ).partition("NOTES:")[2]
-    job = notes.partition("<<JOB\n")[2].partition("  JOB\n")[0]
+    job = notes.partition("<<JOB\n")[2].partition("\nJOB\n")[0]
     cluster.kubectl("create", "--dry-run=server", "-n", namespace, "-f", "-", input=job)
 
 
