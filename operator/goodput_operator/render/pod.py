@@ -302,7 +302,7 @@ def _tolerations() -> list[Object]:
 
 
 def _pull_secrets(given: list[Object], settings: RenderSettings) -> list[Object]:
-    present = {secret.get("name") for secret in given}
+    present = [secret.get("name") for secret in given]
     return [*given, *({"name": name} for name in settings.pull_secrets if name not in present)]
 
 
