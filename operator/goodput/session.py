@@ -10,7 +10,9 @@ for step in range(first, last + 1):
 
 Every rank may call `step`; an agent takes the newest word of its ranks. Saying is free: one
 datagram to a Unix socket (the wire: the end of `goodput.protocol`), at most four a second,
-never waited for, dropped when nobody listens. Outside a cluster nothing is sent at all.
+never waited for, dropped when nobody listens. Outside a cluster nothing is sent at all. Only
+what is rare and cannot be said again, a commit or a restore, waits up to a second for a busy
+agent: Linux queues as few as ten datagrams.
 
 A step is counted when it is *finished*: `step(7)` says that seven steps are done, and a
 checkpoint of step 7 goes on with the eighth.
@@ -31,6 +33,7 @@ from goodput import protocol
 REPORT_SECONDS = 0.25
 """At most one step report in this time."""
 
+_BUSY_AGENT_SECONDS = 1.0
 _PLACES = (
     ("RANK", "WORLD_SIZE"),
     ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"),
@@ -75,10 +78,13 @@ class Session:
             self._next_report_at = now + REPORT_SECONDS
             self._report_step()
 
-    def flush(self) -> None:
-        """Say the newest step, if it has not been said yet; done at exit by itself."""
+    def close(self) -> None:
+        """Say the newest step if it has not been said yet, and no more after that."""
         if self._step is not None and self._step != self._said:
             self._report_step()
+        self._agent = ""
+        if self._socket is not None:
+            self._socket.close()
 
     def finished_at(self, step: int) -> float:
         """Return when `step` was finished, on the monotonic clock: now, if nothing is known."""
@@ -90,7 +96,6 @@ class Session:
             return
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
             self._send("hello", self._clock(), {"pid": os.getpid()})
         self._send(kind, self._clock() if at is None else at, what)
 
@@ -105,6 +110,7 @@ class Session:
         whole = {"kind": kind, "rank": self.rank, "attempt": self.attempt or 0, "at": at, **what}
         text = json.dumps(whole, separators=(",", ":")).encode("ascii")
         if self._socket is not None and len(text) <= protocol.MAX_DATAGRAM_BYTES:
+            self._socket.settimeout(0 if kind == "step" else _BUSY_AGENT_SECONDS)
             with contextlib.suppress(OSError):  # nobody listens, or not fast enough: so be it
                 self._socket.sendto(text, self._agent)
 
@@ -130,7 +136,7 @@ def current() -> Session:
     global _current  # noqa: PLW0603 - one process is one session
     if _current is None:
         _current = Session(os.environ)
-        atexit.register(_current.flush)
+        atexit.register(_current.close)
     return _current
 
 
