@@ -30,6 +30,8 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 SHORTEST_ROUND_SECONDS = 0.05
 MAX_ANSWER_BYTES = 1024 * 1024
 
+_CLOSED = (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
 Build = Callable[[float], SyncRequest]
 Deliver = Callable[[SyncAnswer, int], None]
 
@@ -158,7 +160,7 @@ class Connection:
         try:
             try:
                 status, headers, text = self._round_trip(address, body, hold_seconds)
-            except (ConnectionError, http.client.BadStatusLine):
+            except _CLOSED:
                 if not reused:  # else it was closed while it lay idle: no reason to wait
                     raise
                 self.close()
@@ -255,8 +257,9 @@ class Link:
 
     def start(self) -> None:
         """Begin to poll."""
-        for target in (self._poll, self._send_urgent):
-            threading.Thread(target=target, name="link" + target.__name__, daemon=True).start()
+        for loop in (self._poll, self._send_urgent):
+            name = "link" + loop.__name__
+            threading.Thread(target=self._connected, args=(loop,), name=name, daemon=True).start()
 
     def hurry(self) -> None:
         """Have the present state sent at once, unless a request built from now on carries it."""
@@ -272,9 +275,8 @@ class Link:
 
     def farewell(self, request: SyncRequest, timeout_seconds: float) -> None:
         """Send a last report; return when it is answered, or after this time."""
-        connection = Connection(self._route, self._credentials)
 
-        def send() -> None:
+        def send(connection: Connection) -> None:
             for attempt in range(3):
                 try:
                     connection.exchange(fit(request, self._limit_bytes), 0.0)
@@ -283,12 +285,20 @@ class Link:
                 else:
                     return
 
-        thread = threading.Thread(target=send, name="farewell", daemon=True)
+        thread = threading.Thread(
+            target=self._connected, args=(send,), name="farewell", daemon=True
+        )
         thread.start()
         thread.join(timeout_seconds)
 
-    def _poll(self) -> None:
+    def _connected(self, loop: Callable[[Connection], None]) -> None:
         connection = Connection(self._route, self._credentials)
+        try:
+            loop(connection)
+        finally:
+            connection.close()
+
+    def _poll(self, connection: Connection) -> None:
         failures = empty_rounds = 0
         while not self._stopped:
             began = time.monotonic()
@@ -307,9 +317,8 @@ class Link:
             self._wait(SHORTEST_ROUND_SECONDS - elapsed)
             self._wait(_round_seconds(empty_rounds) - elapsed, or_news=True)
 
-    def _send_urgent(self) -> None:
+    def _send_urgent(self, connection: Connection) -> None:
         """Send what is urgent while the poll is held; between polls the next one carries it."""
-        connection = Connection(self._route, self._credentials)
         failures = 0
         while True:
             with self._changed:

@@ -121,17 +121,11 @@ class Wire:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(pem)
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.url = f"https://127.0.0.1:{self.port}"
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
 
     def hang_up(self) -> None:
         """Break all connections that are open now."""
@@ -217,6 +211,7 @@ class FakeOperator:
     requests: list[SyncRequest] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     ended: bool = False
+    respond_with: bytes | None = None
 
     def order(self, answer: SyncAnswer) -> None:
         with self.changed:
@@ -230,6 +225,8 @@ class FakeOperator:
 
     def respond(self, received: Received) -> bytes:
         request = received.sync
+        if self.respond_with is not None:
+            return self.respond_with
         with self.changed:
             self.requests.append(request)
             self.changed.notify_all()
