@@ -1,8 +1,10 @@
 """Write the CustomResourceDefinition that follows from the models, here and into the chart.
 
-Run as `python crds/generate.py`; a test fails when what lies here is not what it would write.
+Run as `python crds/generate.py`; with `--check` it writes nothing and fails when what lies
+here is not what it would write.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -39,10 +41,17 @@ def rendered() -> str:
 
 
 def main() -> None:
-    """Write all copies."""
+    """Write all copies, or only compare them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
+    check = parser.parse_args().check
+    text = rendered()
     for target in TARGETS:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(rendered(), encoding="utf-8")
+        if not check:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        elif not target.exists() or target.read_text(encoding="utf-8") != text:
+            sys.exit(f"{target.relative_to(REPOSITORY)} is stale; run python crds/generate.py")
 
 
 if __name__ == "__main__":
