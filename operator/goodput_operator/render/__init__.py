@@ -1,6 +1,12 @@
 """The objects that a job should have, built from its spec. Pure."""
 
-from goodput_operator.render.pod import JobIdentity, RenderSettings, pod_drift, render_pod
+from goodput_operator.render.pod import (
+    JobIdentity,
+    RenderSettings,
+    job_labels,
+    pod_drift,
+    render_pod,
+)
 from goodput_operator.render.template import (
     accelerators_per_worker,
     processes_per_worker,
@@ -11,6 +17,7 @@ __all__ = [
     "JobIdentity",
     "RenderSettings",
     "accelerators_per_worker",
+    "job_labels",
     "pod_drift",
     "processes_per_worker",
     "render_pod",
