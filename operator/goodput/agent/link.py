@@ -80,7 +80,8 @@ class Credentials:
     def context(self) -> ssl.SSLContext:
         """Return a context that trusts the operator's CA alone. Raises OSError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cafile=self.ca_path)
+        with open(self.ca_path) as file:
+            context.load_verify_locations(cadata=file.read())
         return context
 
 

@@ -1,6 +1,5 @@
 """What lies in the checkpoint directory, and whether it can be used."""
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +70,7 @@ def test_the_step_in_a_tracker_file_is_found(
 
 def test_a_tracker_may_be_a_link_to_the_newest_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "step-300").mkdir()
-    os.symlink("step-300", tmp_path / "latest")
+    (tmp_path / "latest").symlink_to("step-300")
     assert disk.tracker_step(str(tmp_path)) == 300
 
 

@@ -133,7 +133,8 @@ def test_missing_credentials_mean_try_again(
 ) -> None:
     server = serve(lambda _: http(HOLD))
     Path(getattr(credentials, missing)).unlink()
-    assert "No such file" in reason_of(connect(server.url))
+    path = getattr(credentials, missing)
+    assert reason_of(connect(server.url)).endswith(f"No such file or directory: '{path}'")
 
 
 def test_an_answer_cut_at_any_byte_means_try_again(serve: Any, http: Any, connect: Any) -> None:
