@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from goodput.agent.link import Connection, Credentials, Route, Unanswered
 from goodput.protocol import MAX_REQUEST_BYTES, SERVER_NAME, Misdirected, SyncAnswer
 from goodput_operator.reports.server import Limits, ReportServer
 from tests.unit.reports.agents import KEY, World, claims, pod, request, settle, token
@@ -192,6 +193,36 @@ def test_a_held_poll_hears_the_news_while_a_second_connection_reports() -> None:
             await until(lambda: store.held_polls == 1)
             assert SyncAnswer.from_json((await second.ask(report(4))).body) == stop
             assert SyncAnswer.from_json((await poll.answer()).body) == stop
+
+    run(story)
+
+
+def test_the_agents_own_client_understands_every_answer(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "ca.crt").write_text(IDENTITY.pem)
+    credentials = Credentials(str(tmp_path / "token"), str(tmp_path / "ca.crt"))
+
+    async def story() -> None:
+        async with endpoint() as one:
+            one.world.store.set_answers(KEY, {ME.uid: RUN})
+            route = Route(f"https://127.0.0.1:{one.server.port}")
+            connection = Connection(route, credentials)
+
+            async def exchange(body: bytes) -> SyncAnswer:
+                return await asyncio.to_thread(connection.exchange, body, 0.0)
+
+            assert await exchange(request(1).to_json()) == RUN
+            assert await exchange(request(2).to_json()) == RUN
+            with pytest.raises(Unanswered) as refused:
+                await exchange(b"x" * (MAX_REQUEST_BYTES + 1))
+            assert refused.value.too_large
+            assert await exchange(request(3).to_json()) == RUN
+            one.world.handler.follow("127.0.0.2:1")
+            with pytest.raises(Unanswered) as sent_on:
+                await exchange(request(4).to_json())
+            assert sent_on.value.redirected
+            assert route.current() == ("127.0.0.2", 1)
+            connection.close()
 
     run(story)
 
