@@ -39,11 +39,12 @@ class Limits:
     """How long a client may take, and how many there may be.
 
     Attributes:
-        request_seconds: from the first byte of a request (or the handshake) to its last.
+        request_seconds: from the first byte of a request (or the connection) to its last.
         idle_seconds: between two requests of a connection.
         drain_seconds: for a refused sender to read the answer before it is cut off.
         connections: in all; further ones are closed before their handshake.
-        connections_per_peer: of one address; a node's host network is one address.
+        connections_per_peer: of one address; a node may hide all its pods behind its own.
+        handshake_seconds: for TLS to be agreed on.
     """
 
     handshake_seconds: float = 10.0
@@ -51,7 +52,7 @@ class Limits:
     idle_seconds: float = 75.0
     drain_seconds: float = 2.0
     connections: int = 30_000
-    connections_per_peer: int = 256
+    connections_per_peer: int = 2_048
 
 
 @dataclass(frozen=True, slots=True)
