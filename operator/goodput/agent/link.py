@@ -12,8 +12,9 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, replace
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, Deque, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
 from goodput import protocol
@@ -28,6 +29,9 @@ FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 5.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 SHORTEST_ROUND_SECONDS = 0.05
+URGENT_BURST, URGENT_WINDOW_SECONDS = 8, 2.5
+"""So many urgent requests in such a time, and no more: a trainer that commits at every step
+must not use up what the operator allows a pod."""
 MAX_ANSWER_BYTES = 1024 * 1024
 
 _CLOSED = (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -254,6 +258,7 @@ class Link:
         self._changed = threading.Condition()
         self._urgent = False  # there is news that no request has carried yet
         self._polling = False  # a request is under way that was built before the news
+        self._newest_sequence = 0
         self._stopped = False
 
     def start(self) -> None:
@@ -321,6 +326,7 @@ class Link:
     def _send_urgent(self, connection: Connection) -> None:
         """Send what is urgent while the poll is held; between polls the next one carries it."""
         failures = 0
+        sent_at: Deque[float] = deque(maxlen=URGENT_BURST)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or (self._urgent and self._polling))
@@ -334,7 +340,10 @@ class Link:
                 self.hurry()
             else:
                 failures = 0
+                sent_at.append(time.monotonic())
                 self._wait(SHORTEST_ROUND_SECONDS)
+                if len(sent_at) == URGENT_BURST:
+                    self._wait(sent_at[0] + URGENT_WINDOW_SECONDS - time.monotonic())
 
     def _rest(self, outcome: Unanswered, failures: int) -> None:
         if outcome.redirected and failures == 0:
@@ -354,11 +363,15 @@ class Link:
                 )
 
     def _exchange(self, connection: Connection, hold_seconds: float, polling: bool = False) -> bool:
-        """Do one exchange and return whether the answer was new."""
+        """Do one exchange and return whether something was new: the answer, or our own words.
+
+        The operator lets a held poll go when we send something newer.
+        """
         try:
             with self._changed:
                 self._urgent = False
             request = self._build(hold_seconds)
+            self._newest_sequence = max(self._newest_sequence, request.sequence)
             if polling:
                 self._set_polling(True)
             answer = connection.exchange(fit(request, self._limit_bytes), hold_seconds)
@@ -372,7 +385,8 @@ class Link:
         finally:
             if polling:
                 self._set_polling(False)
-        return answer.revision != request.seen_revision
+        overtaken = request.sequence < self._newest_sequence
+        return overtaken or answer.revision != request.seen_revision
 
     def _set_polling(self, polling: bool) -> None:
         with self._changed:

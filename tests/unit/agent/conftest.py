@@ -170,7 +170,9 @@ class Wire:
         while (line := stream.readline().decode().strip()) != "":
             name, _, value = line.partition(": ")
             headers[name] = value
-        body = stream.read(int(headers["Content-Length"]))
+        body = stream.read(int(headers.get("Content-Length", "1")))
+        if len(body) < int(headers.get("Content-Length", "1")):
+            return False
         received = Received(headers, body, time.monotonic(), number)
         self.received.append(received)
         reply = self.respond(received)

@@ -356,6 +356,47 @@ def test_urgent_news_is_sent_while_the_poll_is_held(
     assert server.connections == 2
 
 
+def test_urgent_news_which_ends_the_hold_never_delays_the_next_poll(
+    serve: Any, http: Any, report: Any, eventually: Any
+) -> None:
+    released = threading.Event()
+    held: list[float] = []
+
+    def respond(received: Any) -> bytes:
+        if received.sync.hold_seconds:
+            held.append(received.at)
+            released.wait(20)
+            released.clear()
+        else:
+            released.set()  # as the operator does: the poll's sender has moved on
+        return http(HOLD)
+
+    reporter = report(serve(respond).url)
+    for polls in range(1, 8):
+        eventually(lambda polls=polls: len(held) == polls)
+        reporter.link.hurry()
+    assert max(later - earlier for earlier, later in itertools.pairwise(held)) < 2.0
+    reporter.link.stop()
+    released.set()
+
+
+def test_a_trainer_with_constant_news_does_not_use_up_what_a_pod_may_send(
+    serve: Any, operator: Any, report: Any, eventually: Any
+) -> None:
+    server = serve(operator.respond)
+    reporter = report(server.url)
+    operator.saw(lambda request: request.seen_revision == "0")
+
+    def another_second() -> bool:
+        reporter.link.hurry()
+        return time.monotonic() > began + 1.0
+
+    began = time.monotonic()
+    eventually(another_second)
+    urgent = [request for request in operator.requests if request.hold_seconds == 0.0]
+    assert 1 <= len(urgent) <= 8
+
+
 def test_a_new_order_ends_the_hold(serve: Any, operator: Any, report: Any, eventually: Any) -> None:
     reporter = report(serve(operator.respond).url)
     operator.saw(lambda request: request.seen_revision == "0")
