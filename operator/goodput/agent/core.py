@@ -378,7 +378,8 @@ class Core:
         self._pending = None
         expected = 1 if self._settings.launcher == COMMAND else world.processes
         self._run = _Attempt(world, expected)
-        where = "from step {}".format(world.restore_step) if world.restore_step else "from nothing"
+        step = world.restore_step
+        where = "from nothing" if step is None else "from step {}".format(step)
         text = "attempt {}: worker {} of {}, world size {}, {}".format(
             world.attempt, world.worker_rank, world.workers, world.world_size, where
         )
