@@ -10,7 +10,16 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from goodput.protocol import HOLD, HOLD_SECONDS, Message, Progress, Run, SyncAnswer, SyncRequest
+from goodput.protocol import (
+    HOLD,
+    HOLD_SECONDS,
+    STOP,
+    Message,
+    Progress,
+    Run,
+    SyncAnswer,
+    SyncRequest,
+)
 from goodput_operator.observe.agents import AgentView, JobKey, PodIdentity
 
 Release = Callable[[SyncAnswer], None]
@@ -109,9 +118,22 @@ class AgentStore:
             return False
         agent.view = AgentView(request, received_at, known.first_seen_at)
         self._let_go(pod.uid, agent)
-        if matters(known.request, request):
+        if matters(known.request, request) or self._has_seen_stop(pod, known.request, request):
             self._wake(pod.key)
         return True
+
+    def _has_seen_stop(self, pod: PodIdentity, old: SyncRequest, new: SyncRequest) -> bool:
+        """Return whether this is the first word of an agent that knows it must stop.
+
+        A worker whose processes had all died before has nothing else to say, and the next
+        attempt waits for it. Other orders show in what the agent runs.
+        """
+        due = self._answers.get(pod.key, {}).get(pod.uid)
+        return (
+            due is not None
+            and due.kind == STOP
+            and new.seen_revision == due.revision != old.seen_revision
+        )
 
     def views(self, key: JobKey) -> Mapping[str, AgentView]:
         """Return the newest report of each agent of a job, by pod UID, in a fixed order."""

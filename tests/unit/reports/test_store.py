@@ -326,3 +326,12 @@ def test_a_worker_pod_of_ours_may_speak_even_while_it_is_being_deleted() -> None
 )
 def test_no_pod_may_speak_that(raw: dict[str, object]) -> None:
     assert pod_identity(raw) is None
+
+
+def test_the_first_word_of_an_agent_that_knows_it_must_stop_wakes_the_job() -> None:
+    store = reported(request(1))
+    store.set_answers(KEY, {WORKER.uid: STOP})
+    store.report(WORKER, request(2, seen_revision=STOP.revision), START)
+    assert store.woken == [KEY]
+    store.report(WORKER, request(3, seen_revision=STOP.revision), START)
+    assert store.woken == [KEY]
