@@ -2,12 +2,16 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.preflight import unavailable_reason
+from goodput_operator import names
+
+CRD = Path(__file__).resolve().parents[2] / "crds" / "goodput.training_trainingjobs.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +42,21 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     )
     yield name
     cluster.api.call("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture(scope="session")
+def trainingjobs(cluster: Cluster) -> None:
+    """The API server serves our TrainingJob as it is in `crds/`."""
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
+    cluster.kubectl("wait", "--for=condition=Established", "-f", str(CRD), "--timeout=30s")
+    cluster.wait_until(
+        lambda: "trainingjobs" in cluster.kubectl("api-resources", "--api-group=goodput.training"),
+        "the TrainingJob's API to be served",
+        30,
+    )
+
+
+@pytest.fixture
+def pod_labels() -> dict[str, str]:
+    """The labels of a worker pod of the job `char-gpt`."""
+    return {names.LABEL_MANAGED_BY: names.OPERATOR_NAME, names.LABEL_JOB: "char-gpt"}

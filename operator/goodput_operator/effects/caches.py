@@ -60,7 +60,7 @@ class Timing:
         stale_seconds: so old may the last news be before the view is no longer `fresh`.
         relist_seconds: everything is listed again, whatever the watch says; within a tenth.
         backoff_seconds, max_backoff_seconds: the pause after a failure doubles between them.
-        page_limit: objects per page of a list.
+        page_limit: objects per page of a list; while one is decoded the loop does nothing else.
     """
 
     watch_seconds: float = 300.0
@@ -69,7 +69,7 @@ class Timing:
     relist_seconds: float = 1800.0
     backoff_seconds: float = 0.5
     max_backoff_seconds: float = 30.0
-    page_limit: int = 500
+    page_limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)

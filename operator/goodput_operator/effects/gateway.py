@@ -176,6 +176,8 @@ class Gateway:
         Not good is one that is forged, expired, for another audience, of an object that is gone,
         or no service account's at all. No error says more about a bad token than that.
         """
+        if not token:
+            return None  # the API server calls it a bad review, not a bad token
         review = await self.create(
             _TOKEN_REVIEWS, None, {"spec": {"token": token, "audiences": [audience]}}
         )
@@ -258,7 +260,7 @@ class Gateway:
         *,
         label_selector: str = "",
         field_selector: str = "",
-        limit: int = 500,
+        limit: int = 100,
         continue_: str = "",
     ) -> Json:
         """Return one page of a consistent list, raw: `metadata.continue` leads to the next.
@@ -310,8 +312,11 @@ class Gateway:
         request = _Request("watch", resource.plural, resource.path(namespace), query)
         with _errors_mapped(request):
             async with await self._send(request, limits) as answer:
-                async for line in _lines(answer.content):
-                    yield _event(line)
+                try:
+                    async for line in _lines(answer.content):
+                        yield _event(line)
+                finally:
+                    _hang_up(answer)
 
     # --- How ----------------------------------------------------------------------------
 
@@ -452,6 +457,12 @@ def _kind_of_error(code: int, reason: str) -> type[errors.ApiError]:
         case _ if HTTPStatus.BAD_REQUEST <= code < HTTPStatus.INTERNAL_SERVER_ERROR:
             return errors.InvalidError
     return errors.UnavailableError
+
+
+def _hang_up(answer: aiohttp.ClientResponse) -> None:
+    """Cut a connection whose answer has not ended: TLS's farewell could outlive the loop."""
+    if answer.connection is not None and answer.connection.transport is not None:
+        answer.connection.transport.abort()
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
