@@ -1,0 +1,112 @@
+# Everything here works from a clean clone. What is made lies in a cache outside the checkout:
+# GOODPUT_CACHE, else ~/.cache/goodput. pip and Go are used as their environment configures them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(GOODPUT_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/goodput)
+OLDEST := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	if $$name -c '$(OLDEST)' 2>/dev/null; then echo $$name; break; fi; done)
+WHAT_PYTHON := $(if $(PYTHON),$(shell $(PYTHON) -VV 2>&1 | tr '\n' ' '))
+KEY := $(shell { cat requirements-dev.lock; echo '$(WHAT_PYTHON)'; } | sha256sum | cut -c1-16)
+VENV := $(CACHE)/venv-$(KEY)
+READY := $(VENV)/complete
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+UV_VERSION := 0.13.9
+
+define CRD_IS_GENERATED
+import sys
+from crds.generate import TARGETS, rendered
+old = [str(target) for target in TARGETS if target.read_text() != rendered()]
+sys.exit(f"not the generated CRD, run make crds: {old}" if old else 0)
+endef
+export CRD_IS_GENERATED
+
+# The checkout stays clean: no tool keeps its cache in it.
+export PYTHONPYCACHEPREFIX := $(CACHE)/pycache
+export MYPY_CACHE_DIR := $(CACHE)/mypy
+export RUFF_CACHE_DIR := $(CACHE)/ruff
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PYTEST := $(PY) -m pytest -p no:cacheprovider
+
+.PHONY: help
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(READY) ## watch a job of 4 workers survive a killed rank and a lost node (KEEP=1: leave it up)
+	@$(PY) -m e2e.demo
+
+.PHONY: test
+test: $(READY) ## everything: lint, unit, contract, e2e; makes a cluster and removes it again
+	@$(PY) -m e2e.support.suite
+
+.PHONY: lint
+lint: $(READY) ## style, types, import layers, and that the CRD is the generated one
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/mypy e2e crds
+	@PYTHONPATH=operator $(BIN)/lint-imports --no-cache --no-logo
+	@$(PY) -c "$$CRD_IS_GENERATED"
+
+.PHONY: unit
+unit: $(READY) ## the tests that need no cluster
+	@$(PYTEST) -q tests --ignore=tests/contract
+
+.PHONY: contract
+contract: $(READY) ## the tests that need an API server: the cluster that is up, else one for the time
+	@$(PYTEST) -q tests/contract
+
+.PHONY: e2e
+e2e: $(READY) ## the tests that train on real nodes: the cluster that is up, else one for the time
+	@$(PYTEST) -v e2e
+
+.PHONY: bench
+bench: $(READY) ## run one benchmark: make bench BENCH=name
+	@test -n "$(BENCH)" || { echo "which one? make bench BENCH=name; there are:"; \
+		ls e2e/bench/*.py 2>/dev/null | sed 's|.*/|  |; s|\.py$$||' | grep -v __; exit 2; }
+	@$(PY) -m e2e.bench.$(BENCH)
+
+.PHONY: bundle
+bundle: $(READY) ## dist/: the chart as a package, and all of it as one file for kubectl apply
+	@$(PY) -m e2e.support.bundle
+
+.PHONY: cluster-up
+cluster-up: $(READY) ## a Kubernetes of 3 nodes on this machine; says how to use it
+	@$(PY) -m e2e.cluster up
+
+.PHONY: cluster-down
+cluster-down: $(READY) ## remove that cluster
+	@$(PY) -m e2e.cluster down
+
+.PHONY: crds
+crds: $(READY) ## write the CRD, here and in the chart, from the models
+	@$(PY) crds/generate.py
+
+.PHONY: lock
+lock: $(CACHE)/uv-$(UV_VERSION)/bin/uv ## pin the dependencies anew (UPGRADE=1: to the newest that fit)
+	@for out in requirements requirements-dev; do \
+		echo "pinning $$out.lock"; \
+		$< pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--no-header --annotation-style line $(if $(UPGRADE),--upgrade) pyproject.toml \
+			$$([ $$out = requirements ] || echo "--group dev -c requirements.lock") -o $$out.lock; \
+	done
+
+.PHONY: clean
+clean: ## remove what was made in the checkout, and the virtual environments
+	@rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf $(CACHE)/venv-* $(CACHE)/uv-*
+	@echo "left: the cluster's programs and images in $(CACHE), which may be deleted at any time"
+
+$(READY):
+	@.ci/make-venv "$(PYTHON)" "$(VENV)" --require-hashes -r requirements-dev.lock
+
+$(CACHE)/uv-$(UV_VERSION)/bin/uv:
+	@.ci/make-venv "$(PYTHON)" "$(CACHE)/uv-$(UV_VERSION)" uv==$(UV_VERSION)
