@@ -170,7 +170,7 @@ def test_a_hundred_pods_come_in_whole_in_pages(
     async def test(gateway: Gateway, cache: Cache) -> None:
         bodies = [pod(f"char-gpt-{slot}-0", pod_labels) for slot in range(130)]
         await asyncio.gather(*(gateway.create_pod(namespace, body) for body in bodies))
-        await until(cache, lambda: len(cache) == 130)
+        await until(cache, lambda: len(cache.all()) == 130)
         late = caches.worker_pods(gateway, [namespace])
         task = asyncio.create_task(late.run())
         await late.wait_synced()

@@ -175,9 +175,6 @@ class Cache:
         """Return all objects, in no order to rely on."""
         return tuple(self._store.objects.values())
 
-    def __len__(self) -> int:
-        return len(self._store.objects)
-
     def on_change(self, listener: OnChange) -> None:
         """Call `listener(type, old, new)` after each change to what is kept of an object.
 
