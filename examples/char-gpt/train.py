@@ -18,9 +18,15 @@ from goodput import session
 
 def main() -> None:
     options = arguments()
-    rank, world_size = session.rank(), session.world_size()
-    device = start(int(os.environ.get("LOCAL_RANK", "0")), world_size)
+    device = start(int(os.environ.get("LOCAL_RANK", "0")), session.world_size())
+    train(options, device)
+    # Not before the model is gone: it holds the group, and the two may wait for each other.
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
+
+def train(options: argparse.Namespace, device: torch.device) -> None:
+    rank, world_size = session.rank(), session.world_size()
     torch.manual_seed(1)
     model = CharGPT().to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -59,8 +65,6 @@ def main() -> None:
             weights, moments = get_state_dict(model, optimizer)
             state = {"model": weights, "optimizer": moments}
             checkpoint.save_state(step, state, options.directory)
-    if world_size > 1:
-        dist.destroy_process_group()
 
 
 def start(local_rank: int, world_size: int) -> torch.device:

@@ -22,8 +22,12 @@ def main() -> None:
     if gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo")
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+    train(options, device)
+    dist.destroy_process_group()
 
+
+def train(options: argparse.Namespace, device: torch.device) -> None:
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(1)
     model = DistributedDataParallel(CharGPT().to(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate)
@@ -44,7 +48,6 @@ def main() -> None:
             print(f"step {step} loss {mean.item() / world_size:.3f}", flush=True)
             if step % options.checkpoint_every == 0 or step == options.steps:
                 save(options.directory, step, model, optimizer)
-    dist.destroy_process_group()
 
 
 def save(directory: pathlib.Path, step: int, model, optimizer) -> None:

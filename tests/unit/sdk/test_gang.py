@@ -74,6 +74,7 @@ def test_a_rank_that_hangs_holds_the_others(gang) -> None:
 
 
 SAVE_WITHOUT = """
+import sys
 from goodput import checkpoint, session
 wanted = int(sys.argv[1])
 for step in (1, 2):
@@ -137,9 +138,7 @@ def test_an_attempt_is_not_used_twice(gang, checkpoints) -> None:
 
 
 def test_ranks_that_cannot_talk_need_a_number(gang) -> None:
-    (said,) = {
-        one.splitlines()[-1].split(": ", 1)[1] for one in gang(2, "", "-c", RESTORE).wait()
-    }
+    (said,) = {one.splitlines()[-1].split(": ", 1)[1] for one in gang(2, "", "-c", RESTORE).wait()}
     assert said.startswith("several ranks and nobody to number their runs")
 
 

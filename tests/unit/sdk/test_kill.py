@@ -49,7 +49,9 @@ def test_a_kill_during_a_save_leaves_the_old_or_the_new(trainer, agent, checkpoi
     found = set()
     number, attempt = 1, 2
     while True:
-        before = max(place for place in layout.places(str(checkpoints)) if is_whole(checkpoints, place))
+        before = max(
+            place for place in layout.places(str(checkpoints)) if is_whole(checkpoints, place)
+        )
         running = trainer(attempt, (attempt, before.attempt, before.step))
         assert running.restored() == (before.attempt, before.step)
         step = before.step + 1

@@ -76,9 +76,7 @@ def broken(attempt: int, *steps: int) -> list[Found]:
 def test_what_goes(
     found: list[Found], durable: tuple[int, int], gone: list[tuple[int, int]]
 ) -> None:
-    places = doomed(
-        found, lineage=Lineage(3, LINKS), attempt=3, durable=Commit(*durable), keep=1
-    )
+    places = doomed(found, lineage=Lineage(3, LINKS), attempt=3, durable=Commit(*durable), keep=1)
     assert [(place.attempt, place.step) for place in places] == gone
 
 

@@ -42,7 +42,12 @@ def test_a_publication_is_told_to_the_agent(trainer, agent) -> None:
     running.save(7)
     hello, step, commit = agent.heard()
     assert (hello["kind"], hello["pid"]) == ("hello", os.getpid())
-    assert (commit["kind"], commit["step"], commit["attempt"], commit["rank"]) == ("commit", 7, 3, 0)
+    assert (commit["kind"], commit["step"], commit["attempt"], commit["rank"]) == (
+        "commit",
+        7,
+        3,
+        0,
+    )
     assert commit["step_at"] == step["at"] <= commit["at"]
 
 
@@ -163,7 +168,9 @@ def test_a_read_only_volume_is_said_before_and_when_it_matters(trainer, checkpoi
     with mounted(checkpoints, "ro"):
         assert layout.survey(str(checkpoints)).problem.startswith("not writable: ")
         with (
-            pytest.raises(CheckpointError, match="Read-only file system; mount the volume writable"),
+            pytest.raises(
+                CheckpointError, match="Read-only file system; mount the volume writable"
+            ),
             trainer(1).store.saving(10, 5),
         ):
             pytest.fail("the block must not be entered")

@@ -28,6 +28,8 @@ print("restored", checkpoint.load_state(state), state["weight"].tolist())
 for step in map(int, sys.argv[1:]):
     state = {"weight": torch.full((4,), float(step)), "step": torch.tensor(step)}
     checkpoint.save_state(step, state)
+if session.world_size() > 1:
+    dist.destroy_process_group()
 """
 
 FAIL_ON_ONE_RANK = """
@@ -42,6 +44,7 @@ for step in (1, 2):
                 raise OSError(28, "No space left on device", str(path))
     except checkpoint.CheckpointError as error:
         print("caught", error)
+dist.destroy_process_group()
 """
 
 RESTORE_TOGETHER = """
@@ -52,6 +55,7 @@ try:
     print("restored", checkpoint.restore().step)
 except checkpoint.CheckpointError as error:
     print("caught", error)
+dist.destroy_process_group()
 """
 
 NUMBERED_TOGETHER = """
@@ -62,6 +66,7 @@ checkpoint.restore()
 for step in (1, 1):
     with checkpoint.saving(step) as path:
         (path / f"model-{dist.get_rank()}").write_text("x")
+dist.destroy_process_group()
 """
 
 
