@@ -42,7 +42,7 @@ from goodput_operator.gang.book import Book
 from goodput_operator.gang.constraints import read_constraints
 from goodput_operator.gang.placement import GangRequest, NoRoom, Placement
 from goodput_operator.observe.agents import JobKey
-from goodput_operator.observe.resources import pod_requests
+from goodput_operator.observe.resources import Resources, pod_requests
 from goodput_operator.observe.snapshot import JobSnapshot, observe
 from goodput_operator.observe.trim import trim_node, trim_own_pod
 from goodput_operator.plan.decide import Plan, decide
@@ -86,6 +86,7 @@ class Placer:
     book: Book
     key: JobKey
     spec: TrainingJobSpec
+    requests: Resources
     now: datetime
     request: GangRequest | None = None
     answer: Placement | NoRoom | None = None
@@ -96,7 +97,7 @@ class Placer:
         avoid: list[Exclusion] = list(exclusions)
         self.request = GangRequest(
             slots=tuple(slots),
-            requests=pod_requests(template.get("spec") or {}),
+            requests=self.requests,
             constraints=read_constraints(template, job_labels(self.key[1])),
             bound=bound,
             excluded={one.node: one.until for one in avoid},
@@ -177,7 +178,9 @@ class Reconciler:
         snapshot = await self._gather(key, job, spec, status, bool(problems))
         pinned = self.book is not None and spec.gang.admission is Admission.WHEN_FITS
         now = self.now()
-        placer = Placer(self.book, key, spec, now) if self.book else None
+        placer = None
+        if self.book is not None and not problems:
+            placer = self._placer(self.book, key, job, spec)
         plan = decide(
             spec,
             status,
@@ -190,8 +193,10 @@ class Reconciler:
             timing=self.timing,
             template_problems=problems,
         )
-        if placer:
+        if placer is not None:
             placer.settle(plan, status.queued_since)
+        else:
+            self._forget(key)
 
         if plan.write:
             await self._persist(key, job, plan)
@@ -199,6 +204,13 @@ class Reconciler:
         if plan.write:
             await self._record(key, job, plan)
         return self._until(plan)
+
+    def _placer(
+        self, book: Book, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec
+    ) -> Placer:
+        """Return who places this job's pods; they ask for what the rendered pod does."""
+        pod = render_pod(_identity(job), spec, 0, 0, None, self.render_settings())
+        return Placer(book, key, spec, pod_requests(pod["spec"]), self.now())
 
     # --- gather -------------------------------------------------------------------------
 
@@ -224,8 +236,8 @@ class Reconciler:
             tuple(pods.values()),
             nodes,
             self.agents.views(key),
-            self.listening_since,
-            self.now(),
+            listening_since=self.listening_since,
+            now=self.now(),
             refusal=self._refusals.pop(key, ""),
             template_refusal=refusal,
         )

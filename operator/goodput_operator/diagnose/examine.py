@@ -21,8 +21,9 @@ STARTING_SILENCE_LIMIT_SECONDS = 30.0
 """The same before the first step, when every rank may be busy importing."""
 BLIND_SILENCE_LIMIT_SECONDS = 60.0
 """The same where the trainer gives no sign of progress: its node must be not ready, too."""
-STILL_STEPS = 3
-"""A gang stands still when its next step is this many step times late."""
+STILL_SECONDS = 5.0
+STILL_STEPS = 10
+"""A gang stands still when no step has been finished for so long: both of these."""
 
 PREEMPTION_REASONS = frozenset(
     {"PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "DeletionByTaintManager"}
@@ -221,11 +222,13 @@ def stands_still(progress: GangProgress, now: datetime) -> bool | None:
     """Return whether the gang makes no step; None when it gives no sign by which to tell."""
     if progress.step_at is None:
         return True if progress.sdk else None
-    late = timedelta(
-        seconds=SILENCE_LIMIT_SECONDS,
-        milliseconds=STILL_STEPS * (progress.step_milliseconds or 0),
-    )
-    return now - progress.step_at > late
+    return now > _still_at(progress, progress.step_at)
+
+
+def _still_at(progress: GangProgress, step_at: datetime) -> datetime:
+    """Return when a gang whose newest step was finished at `step_at` counts as standing still."""
+    late_seconds = STILL_STEPS * (progress.step_milliseconds or 0) / 1000
+    return step_at + timedelta(seconds=max(STILL_SECONDS, late_seconds))
 
 
 def where(worker: Worker) -> str:
@@ -396,7 +399,9 @@ def _silent(
         for worker in waiting
         if worker not in over
     ]
-    if over:
+    if over and still is False and progress.step_at is not None:
+        next_times.append(_still_at(progress, progress.step_at) + timedelta(seconds=0.1))
+    elif over:
         next_times.append(now + timedelta(seconds=2))
     return findings, min(next_times, default=None)
 

@@ -43,6 +43,7 @@ class PodView:
 
     Attributes:
         node: where it is bound, empty while it is not.
+        address: the pod's IP, empty while it has none.
         pinned: the one node that we allowed it, empty when the scheduler was free.
         deleting: it has a deletion timestamp: it is as good as gone, and must end soon.
         terminal: all of its containers have ended, sidecars too; it holds nothing.
@@ -57,6 +58,7 @@ class PodView:
     slot: int
     incarnation: int
     node: str
+    address: str
     pinned: str
     deleting: bool
     terminal: bool
@@ -176,6 +178,7 @@ def observe_pod(pod: Mapping[str, Any], owner_uid: str) -> PodView | None:
         slot=slot,
         incarnation=incarnation,
         node=(pod.get("spec") or {}).get("nodeName") or "",
+        address=status.get("podIP") or "",
         pinned=(pod.get("spec") or {}).get("pinnedNode") or "",
         deleting=bool(metadata.get("deletionTimestamp")),
         terminal=status.get("phase") in ("Succeeded", "Failed"),
@@ -264,9 +267,9 @@ def observe(
     pods: Sequence[Mapping[str, Any]],
     nodes: Mapping[str, Mapping[str, Any] | None] | None,
     agents: Mapping[str, AgentView],
+    *,
     listening_since: datetime,
     now: datetime,
-    *,
     refusal: str = "",
     template_refusal: str | None = None,
 ) -> JobSnapshot:

@@ -65,6 +65,7 @@ def publish(view: View, master: Worker) -> TrainingJobStatus:
     left anything in the checkpoint directory, whoever's it was.
     """
     assert master.agent is not None
+    assert master.pod is not None
     status, attempt = view.status, view.attempt
     disks = [worker.agent.request.disk for worker in view.snapshot.workers if worker.agent]
     number = max(attempt.number, *(disk.highest_attempt + 1 for disk in disks))
@@ -83,7 +84,7 @@ def publish(view: View, master: Worker) -> TrainingJobStatus:
                     "published_at": truncate(view.now),
                     "run_id": f"{view.snapshot.uid}-{number}",
                     "world_size": view.spec.workers * view.processes,
-                    "master_address": master.agent.request.address,
+                    "master_address": master.pod.address,
                     "master_port": master.agent.request.free_port,
                     "restore_step": commit.step if commit else None,
                 }

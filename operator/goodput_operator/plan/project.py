@@ -220,7 +220,7 @@ def _ledger(
     return account.close()
 
 
-def _account_for_training(
+def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was said between
     account: Account,
     before: TrainingJobStatus,
     after: TrainingJobStatus,

@@ -540,7 +540,7 @@ def forming(view: View) -> Step | None:
 def _ready(worker: Worker) -> bool:
     """Return whether this worker's agent is there, idle, and has left all earlier attempts."""
     agent, pod = worker.agent, worker.pod
-    if agent is None or pod is None or pod.dead or not pod.node:
+    if agent is None or pod is None or pod.dead or not pod.node or not pod.address:
         return False
     if worker.silent_seconds > SILENCE_LIMIT_SECONDS or not agent.request.free_port:
         return False

@@ -101,8 +101,8 @@ class World:
             [self.pods[name] for name in sorted(self.pods)],
             self.nodes if self.pinned else None,
             {uid: self._view(agent) for uid, agent in self.agents.items() if agent.sequence},
-            self.listening_since,
-            self.now,
+            listening_since=self.listening_since,
+            now=self.now,
             refusal=self.refusal,
             template_refusal=self.template_refusal,
         )
@@ -350,7 +350,7 @@ class World:
                 "ownerReferences": ({"uid": "job-uid"},),
             },
             "spec": {"nodeName": node, "pinnedNode": node},
-            "status": {"phase": "Running"},
+            "status": {"phase": "Running", "podIP": "10.0.0.1"},
         }
         self.pods[name] = pod
         self.nodes.setdefault(node, node_object(node, ready=True))
