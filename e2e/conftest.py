@@ -1,0 +1,93 @@
+"""A real cluster with the operator of this checkout, and a namespace for each test.
+
+`cluster` is the one that is up, else one made for the session. `namespace` keeps evidence
+of a failed test outside the checkout and prints where.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from e2e.cluster import Cluster, unavailable_reason
+from e2e.cluster.api import ApiError
+from e2e.cluster.errors import ClusterError, WaitTimeoutError
+from e2e.cluster.images import build_static_images
+from e2e.support.evidence import collect
+from e2e.support.installation import Operator
+from e2e.support.job import Job
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster with real nodes and the images of training pods."""
+    try:
+        running = Cluster.attach()
+        made = not running.nodes or running.unhealthy_reason() is not None
+    except ClusterError:
+        made = True
+    if made:
+        reason = unavailable_reason("node")
+        if reason is not None:
+            pytest.skip(reason)
+        running = Cluster.up()
+    for archive in build_static_images():
+        running.load_image(archive)
+    yield running
+    if made:
+        Cluster.down()
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster) -> Operator:
+    """The operator of this checkout, two replicas, both Ready."""
+    return Operator.install(cluster)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own; it is empty of pods when the next test begins."""
+    name = f"e2e-{uuid.uuid4().hex[:6]}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    cluster.api.call("POST", "/api/v1/namespaces", body)
+    yield name
+    if request.node.stash.get(FAILED, False):
+        print(collect(cluster, name, request.node.name))
+    _empty(cluster, name)
+    cluster.api.call("DELETE", f"/api/v1/namespaces/{name}")
+    shutil.rmtree(cluster.shared_dir / name, ignore_errors=True)
+
+
+@pytest.fixture
+def job(operator: Operator, namespace: str) -> Job:
+    """A job that is not applied yet, with a checkpoint directory of its own."""
+    return Job(operator.cluster, namespace)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember, for the fixtures' ends, that a test has failed."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+def _empty(cluster: Cluster, namespace: str) -> None:
+    """Delete the jobs, then wait until their pods have given their accelerators back."""
+    jobs = f"/apis/goodput.training/v1alpha1/namespaces/{namespace}/trainingjobs"
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    try:
+        cluster.api.call("DELETE", jobs, {"propagationPolicy": "Background"})
+        cluster.wait_until(
+            lambda: not cluster.api.call("GET", pods)["items"], f"pods of {namespace} to go", 20
+        )
+    except (ApiError, WaitTimeoutError) as late:
+        print(f"{namespace} is deleted as it is: {late}")
