@@ -188,7 +188,7 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
         default=LeaseTiming().renew_seconds,
         help="how often the leader renews it, and a standby looks",
     )
-    pace.add_argument("--workers", type=int, default=16, help="jobs looked after at once")
+    pace.add_argument("--workers", type=_count, default=16, help="jobs looked after at once")
     pace.add_argument(
         "--resync-seconds",
         type=float,
@@ -202,3 +202,10 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is no port")
     return port
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("at least 1 is wanted")
+    return count

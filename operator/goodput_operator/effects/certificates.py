@@ -87,11 +87,13 @@ def new_authority(now: datetime) -> Authority:
 def rotated(old: Authority, now: datetime) -> Authority:
     """Make a successor that those who trust `old` trust too."""
     new = new_authority(now)
+    living = tuple(one for one in old.trusted if one.not_valid_after_utc > now)
+    if old.trusted[0] not in living:
+        return new
     subject, issuer = new.trusted[0].subject, old.trusted[0].subject
     cross = _authority_certificate(
         subject, new.key, issuer, old.key, now, not_after=old.trusted[0].not_valid_after_utc
     )
-    living = tuple(one for one in old.trusted if one.not_valid_after_utc > now)
     return Authority((*new.trusted, *living), new.key, cross)
 
 

@@ -13,13 +13,13 @@ record carries the leader's address, so that a standby can send agents there.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from goodput_operator import names
-from goodput_operator.effects.gateway import LEASES, Gateway
+from goodput_operator.effects.gateway import LEASES, Gateway, Resource
 from goodput_operator.errors import (
     AlreadyExistsError,
     ApiError,
@@ -34,6 +34,7 @@ ANNOTATION_ADDRESS = f"{names.GROUP}/address"
 """On the Lease: `ip:port` where the leader serves the agents."""
 
 Record = Mapping[str, Any]
+Write = Callable[[Resource, str, Record], Awaitable[Record]]
 
 
 class LeaseLostError(GoodputError):
@@ -147,8 +148,7 @@ class Election:
 
     async def _try_to_take(self) -> bool:
         try:
-            async with asyncio.timeout(self._timing.request_seconds):
-                return await self._look_and_take()
+            return await self._look_and_take()
         except (AlreadyExistsError, ConflictError):
             return False  # another replica was faster
         except (ApiError, TimeoutError) as error:
@@ -156,26 +156,22 @@ class Election:
             return False
 
     async def _look_and_take(self) -> bool:
-        began = _now()
         try:
-            self._observe(await self._gateway.get(LEASES, self._namespace, self._name))
+            self._observe(await self._read())
         except NotFoundError:
-            self._hold(
-                began, await self._gateway.create(LEASES, self._namespace, self._wanted(None))
-            )
+            await self._write(self._gateway.create, self._wanted(None))
             return True
         if self._is_others() and self._expires_at() > _now():
             return False
-        self._hold(began, await self._replace(self._wanted(self._record)))
+        await self._write(self._gateway.replace, self._wanted(self._record))
         return True
 
     async def _renew(self) -> None:
         """Renew, again and again until the deadline."""
         problem: Exception | None = None
         while _now() < self._act_until:
-            limit = min(_now() + self._timing.request_seconds, self._act_until)
             try:
-                async with asyncio.timeout_at(limit):
+                async with asyncio.timeout_at(self._act_until):
                     return await self._renew_once()
             except (ApiError, TimeoutError) as error:
                 problem = error
@@ -185,9 +181,8 @@ class Election:
         raise LeaseLostError(f"leadership lost: no renewal for {seconds:g} s: {_words(problem)}")
 
     async def _renew_once(self) -> None:
-        began = _now()
         try:
-            self._hold(began, await self._replace(self._wanted(self._record)))
+            await self._write(self._gateway.replace, self._wanted(self._record))
         except (ConflictError, NotFoundError):
             # Somebody wrote it: ourselves, when the answer was lost; or another leader.
             if not await self._look_and_take():
@@ -201,19 +196,28 @@ class Election:
         if not led:
             return
         try:
-            async with asyncio.timeout(self._timing.request_seconds):
-                try:
-                    await self._replace(self._released())
-                except ConflictError:  # the answer to a renewal was not awaited
-                    self._observe(await self._gateway.get(LEASES, self._namespace, self._name))
-                    if not self._is_others():
-                        await self._replace(self._released())
+            try:
+                await self._write(self._gateway.replace, self._released())
+            except ConflictError:  # the answer to a renewal was not awaited
+                self._observe(await self._read())
+                if not self._is_others():
+                    await self._write(self._gateway.replace, self._released())
             logger.info("%s has released the lease", self.identity)
         except (ApiError, TimeoutError) as error:
             self._complain("the lease could not be released", error)
 
-    async def _replace(self, lease: Record) -> Record:
-        return await self._gateway.replace(LEASES, self._namespace, lease)
+    async def _read(self) -> Record:
+        async with asyncio.timeout(self._timing.request_seconds):
+            return await self._gateway.get(LEASES, self._namespace, self._name)
+
+    async def _write(self, call: Write, lease: Record) -> None:
+        """Create or replace the lease. If it names us, we may act for a while, counted from now."""
+        sent_at = _now()
+        async with asyncio.timeout(self._timing.request_seconds):
+            self._observe(await call(LEASES, self._namespace, lease))
+        if _holder(lease) == self.identity:
+            self._act_until = sent_at + self._timing.deadline_seconds
+            self._last_problem = ""
 
     def _released(self) -> Record:
         lease = self._wanted(self._record)
@@ -239,14 +243,9 @@ class Election:
         }
         return {"metadata": metadata, "spec": spec}
 
-    def _hold(self, sent_at: float, record: Record) -> None:
-        self._observe(record)
-        self._act_until = sent_at + self._timing.deadline_seconds
-        self._last_problem = ""
-
     def _observe(self, record: Record) -> None:
-        """Remember the record, and when we saw it change."""
-        if self._record is None or record["spec"] != self._record["spec"]:
+        """Remember the record, and when we saw it change: by its version, not by its times."""
+        if self._record is None or _version(record) != _version(self._record):
             holder = _holder(record)
             if holder not in ("", self.identity) and holder != _holder(self._record or {}):
                 logger.info("%s stands by; %s leads", self.identity, holder)
@@ -279,9 +278,15 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+def _version(record: Record) -> str:
+    return str(record["metadata"]["resourceVersion"])
+
+
 def _holder(record: Record) -> str:
     return str(record.get("spec", {}).get("holderIdentity") or "")
 
 
 def _words(error: Exception | None) -> str:
+    if error is None:
+        return "the process stood still"
     return "no answer in time" if isinstance(error, TimeoutError) else str(error)
