@@ -31,6 +31,8 @@ Deliver = Callable[[Job, bool], None]
 WATCH_SECONDS = 300
 BEAT_SECONDS = 5.0
 STOP_SECONDS = 5.0
+CLOSE_SECONDS = 0.1
+"""TLS connections take a moment to say good-bye after kopf has closed them."""
 
 
 class WatchEndedError(GoodputError):
@@ -112,6 +114,7 @@ class JobWatch:
             namespaces=self._namespaces,
             stop_flag=stop,
         )
+        await asyncio.sleep(CLOSE_SECONDS)
 
     def _beat(self, loop: asyncio.AbstractEventLoop, kopf_loop: asyncio.AbstractEventLoop) -> None:
         """Say, from kopf's loop, that it turns."""
