@@ -1,5 +1,6 @@
 """A process killed at any moment of a save or a prune leaves something to go on from."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -34,7 +35,7 @@ def killed_before(number: int, act: Callable[[], None]) -> bool:
         sys.setprofile(count)
         try:
             act()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the child must not return into pytest
             os._exit(1)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -55,7 +56,7 @@ def test_a_kill_during_a_save_leaves_the_old_or_the_new(trainer, agent, checkpoi
         running = trainer(attempt, (attempt, before.attempt, before.step))
         assert running.restored() == (before.attempt, before.step)
         step = before.step + 1
-        if not killed_before(number, lambda: running.save(step)):
+        if not killed_before(number, functools.partial(running.save, step)):
             break
         after = trainer(attempt, (attempt, before.attempt, before.step)).restored()
         assert after in {(before.attempt, before.step), (attempt, step)}
@@ -74,7 +75,7 @@ def test_a_kill_during_a_prune_leaves_what_must_stay(trainer, agent, checkpoints
         running.save(30, 40, 50)
         (checkpoints / Place(2, 45).name / "half").mkdir(parents=True)
         agent.acknowledge(2, durable=(2, 50))
-        killed = killed_before(number, lambda: running.save(60))
+        killed = killed_before(number, functools.partial(running.save, 60))
         assert trainer(2, (2, 1, 20)).restored() in {(2, 50), (2, 60)}
         assert is_whole(checkpoints, Place(2, 40))
         assert is_whole(checkpoints, Place(2, 50))
@@ -95,7 +96,7 @@ def is_whole(directory: pathlib.Path, place: Place) -> bool:
 def test_the_kill_comes_where_it_was_ordered(tmp_path: pathlib.Path, number: int) -> None:
     def act() -> None:
         for name in ("0", "1", "2", "3"):
-            os.mkdir(tmp_path / name)
+            (tmp_path / name).mkdir()
 
     assert killed_before(number, act)
     assert len(list(tmp_path.iterdir())) == number - 1
