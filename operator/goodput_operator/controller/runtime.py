@@ -19,7 +19,7 @@ from goodput_operator.controller.parts import Parts, build, utc_now
 from goodput_operator.controller.settings import Settings, bracketed
 from goodput_operator.effects.certificates import ServingCertificate, load_authority
 from goodput_operator.effects.gateway import SERVICES, Gateway
-from goodput_operator.errors import ApiError, GoodputError
+from goodput_operator.errors import ApiError, GoodputError, NotFoundError
 from goodput_operator.metrics import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,12 @@ class Replica:
         jobs, gateway = self._parts.jobs, self._parts.gateway
         before = jobs.versions()
         namespaces = self._parts.settings.watch_namespaces or (None,)
-        listed = [job for one in namespaces for job in await gateway.list_jobs(one)]
+        try:
+            listed = [job for one in namespaces for job in await gateway.list_jobs(one)]
+        except NotFoundError as error:
+            raise GoodputError(
+                f"TrainingJobs are not served: is their CRD installed? ({error})"
+            ) from error
         missed = jobs.relist(before, listed)
         self._listed = True
         return missed

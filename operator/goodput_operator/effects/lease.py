@@ -106,7 +106,7 @@ class Election:
         self._record: Record | None = None
         self._observed_at = 0.0
         self._act_until = 0.0
-        self._last_problem = ""
+        self._last_problem: tuple[str, type] | None = None
 
     @property
     def leads(self) -> bool:
@@ -217,7 +217,7 @@ class Election:
             self._observe(await call(LEASES, self._namespace, lease))
         if _holder(lease) == self.identity:
             self._act_until = sent_at + self._timing.deadline_seconds
-            self._last_problem = ""
+            self._last_problem = None
 
     def _released(self) -> Record:
         lease = self._wanted(self._record)
@@ -267,11 +267,12 @@ class Election:
         left_seconds = self._expires_at() - _now() if self._is_others() else usual_seconds
         return min(usual_seconds, max(left_seconds, 0.0) + 0.05)
 
-    def _complain(self, what: str, error: Exception) -> None:
-        text = f"{what}: {_words(error)}"
-        if text != self._last_problem:
-            logger.warning("%s", text)
-        self._last_problem = text
+    def _complain(self, what: str, error: ApiError | TimeoutError) -> None:
+        """Say what is wrong once, not at every attempt; the words vary, the kind does not."""
+        problem = what, type(error)
+        if problem != self._last_problem:
+            logger.warning("%s: %s", what, _words(error))
+        self._last_problem = problem
 
 
 def _now() -> float:
