@@ -72,7 +72,6 @@ _REMOVED = (
     "usr/bin/perl*",
     "usr/lib/python3.11/idlelib",
     "usr/lib/python3.11/lib2to3",
-    "usr/lib/python3.11/pydoc_data",
 )
 _KEPT_EMPTY = ("dev", "proc", "sys", "run", "tmp", "mnt", "root", "home", "var/cache", "var/log")
 _RECIPE = f"4 {_SUITE} {' '.join(_REMOVED)} {_KEPT_EMPTY} {_OPERATOR_USER}"
