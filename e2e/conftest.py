@@ -80,6 +80,21 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the tests have measured: what they gave to `record_property`."""
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.getreports(kind)]
+    figures = [
+        f"{report.nodeid}: {name}: {value}"
+        for report in reports
+        if report.when == "call"
+        for name, value in report.user_properties
+    ]
+    if figures:
+        terminalreporter.section("measured")
+        for figure in figures:
+            terminalreporter.line(figure)
+
+
 def _empty(cluster: Cluster, namespace: str) -> None:
     """Delete the jobs, then wait until their pods have given their accelerators back."""
     jobs = f"/apis/goodput.training/v1alpha1/namespaces/{namespace}/trainingjobs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +206,12 @@ class Cluster:
         """Boot a lost node again and return when it is Ready."""
         self._provider.restore_node(node)
 
-    def partition(self, node: str) -> None:
-        """Cut a node off: its processes go on, nobody hears of them (a zombie's maker)."""
-        self._provider.partition(node)
+    def partition(self, node: str, addresses: Sequence[str] = ()) -> None:
+        """Cut a node off: its processes go on, nobody hears of them (a zombie's maker).
+
+        With `addresses` it is cut off from these only, its pods too.
+        """
+        self._provider.partition(node, addresses)
 
     def heal(self, node: str) -> None:
         """End a partition and return when the node is Ready."""

@@ -134,14 +134,19 @@ class Kind:
         run(["docker", "start", node])
         self._wait_ready(node, since)
 
-    def partition(self, node: str) -> None:
-        """Take the node's container off the network."""
-        run(["docker", "network", "disconnect", _NETWORK, node])
+    def partition(self, node: str, addresses: Sequence[str]) -> None:
+        """Take the node's container off the network, or drop what goes to `addresses`."""
+        if not addresses:
+            run(["docker", "network", "disconnect", _NETWORK, node])
+        for address in addresses:
+            run(["docker", "exec", node, "ip", "route", "replace", "blackhole", address])
 
     def heal(self, node: str) -> None:
         """Put the node's container back on the network; return when it is Ready."""
         since = self.api().heartbeat(node)
-        run(["docker", "network", "connect", _NETWORK, node])
+        run(["docker", "exec", node, "ip", "route", "flush", "type", "blackhole"])
+        # A node that was cut off from some addresses only is on the network already.
+        run(["docker", "network", "connect", _NETWORK, node], check=False)
         self._wait_ready(node, since)
 
     def load_image(self, archive: Path) -> None:

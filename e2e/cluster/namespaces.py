@@ -143,10 +143,13 @@ class Namespaces:
         lost.start_agents(tools, self.control_plane.pki, self.control_plane.url)
         self._wait_ready(lost, since)
 
-    def partition(self, node: str) -> None:
-        """Pull the cable only; kubelet and pods go on, unheard."""
+    def partition(self, node: str, addresses: Sequence[str]) -> None:
+        """Pull the cable only, or drop what goes to `addresses`; kubelet and pods go on."""
         self._node(node)
-        network.set_link(node, up=False)
+        if addresses:
+            network.drop(node, addresses)
+        else:
+            network.set_link(node, up=False)
 
     def heal(self, node: str) -> None:
         """Plug the cable in again; return when a new heartbeat says Ready."""
@@ -155,6 +158,7 @@ class Namespaces:
             raise ClusterError(f"{node} was lost; `restore-node` boots it")
         since = self.api().heartbeat(node)
         network.set_link(node, up=True)
+        network.drop_nothing(node)
         self._wait_ready(cut_off, since)
 
     def load_image(self, archive: Path) -> None:

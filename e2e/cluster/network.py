@@ -6,6 +6,7 @@ each routes its own pods, and everything vanishes with the namespaces and the br
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import packages
@@ -66,6 +67,17 @@ def create_node(index: int, count: int) -> None:
 def set_link(name: str, up: bool) -> None:
     """Plug a node's cable in, or pull it out at the host's end, which keeps its routes."""
     _ip("link", "set", _link(name), "up" if up else "down")
+
+
+def drop(name: str, addresses: Sequence[str]) -> None:
+    """Let nothing that the node or its pods send to these addresses arrive."""
+    for address in addresses:
+        _ip("-n", f"{_PREFIX}{name}", "route", "replace", "blackhole", address)
+
+
+def drop_nothing(name: str) -> None:
+    """End what `drop` began."""
+    _ip("-n", f"{_PREFIX}{name}", "route", "flush", "type", "blackhole")
 
 
 def remove() -> None:

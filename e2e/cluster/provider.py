@@ -90,8 +90,8 @@ class Provider(Protocol):
     def restore_node(self, node: str) -> None:
         """Boot a lost node; return when it is Ready."""
 
-    def partition(self, node: str) -> None:
-        """Cut a node off the network; its processes go on."""
+    def partition(self, node: str, addresses: Sequence[str]) -> None:
+        """Cut a node off the network, or off these addresses only; its processes go on."""
 
     def heal(self, node: str) -> None:
         """Join a partitioned node again; return when it is Ready."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from e2e.cluster import Cluster, images
@@ -64,19 +65,83 @@ class Operator:
 
     def pods(self) -> list[dict[str, Any]]:
         """Return the replicas' pods that are not being deleted."""
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector={_SELECTOR}"
-        listed: dict[str, Any] = self.cluster.api.call("GET", path)
-        return [pod for pod in listed["items"] if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in self._all_pods() if "deletionTimestamp" not in pod["metadata"]]
 
-    def leader(self) -> str | None:
-        """Return the name of the pod that holds the Lease, None while no living pod does."""
+    def holder(self) -> str:
+        """Return the process that holds the Lease, as `<pod>_<random>`; empty while none does."""
         path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{LEASE}"
         try:
             lease = self.cluster.api.call("GET", path)
         except ApiError:
-            return None
-        holder = str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
-        return holder if holder in {pod["metadata"]["name"] for pod in self.pods()} else None
+            return ""
+        return str(lease["spec"].get("holderIdentity") or "")
+
+    def leader(self) -> str | None:
+        """Return the name of the pod that holds the Lease, None while no living pod does."""
+        pod = self.holder().rpartition("_")[0]
+        return pod if pod in {one["metadata"]["name"] for one in self.pods()} else None
+
+    def nodes(self) -> dict[str, str]:
+        """Return the node of each replica's pod, by the pod's name."""
+        return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in self.pods()}
+
+    def kill_leader(self) -> str:
+        """SIGKILL the process that leads; return its name, as `holder` had it."""
+        holder = self.holder()
+        self.cluster.kill_pid1(NAMESPACE, holder.rpartition("_")[0])
+        return holder
+
+    def wait_successor(self, former: str, timeout_seconds: float = 15) -> None:
+        """Return once another process leads than the one that `holder` named before.
+
+        Raises:
+            WaitTimeoutError: none does in time; 15 s are promised at the default times.
+        """
+        self.cluster.wait_until(
+            lambda: self.holder() not in ("", former) and self.leader() is not None,
+            f"a successor of {former}",
+            timeout_seconds,
+            interval_seconds=0.1,
+        )
+
+    def mend(self) -> None:
+        """Return once all replicas are Ready, with new pods for those that wait to restart."""
+        for pod in self.pods():
+            statuses = pod["status"].get("containerStatuses", [])
+            if any(one["restartCount"] and not one["ready"] for one in statuses):
+                self.cluster.kubectl("delete", "pod", "-n", NAMESPACE, pod["metadata"]["name"])
+        self._wait_rolled_out()
+
+    def restart(self) -> None:
+        """Replace all replicas' pods one after the other, as an update does."""
+        self.cluster.kubectl("rollout", "restart", "-n", NAMESPACE, f"deployment/{RELEASE}")
+        self._wait_rolled_out()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Let no replica run; at the end they are back and one leads."""
+        replicas = len(self.pods())
+        self._scale(0)
+        self.cluster.wait_until(lambda: not self._all_pods(), "the operator to be gone", 60)
+        try:
+            yield
+        finally:
+            self._scale(replicas)
+            self._wait_rolled_out()
+            self.cluster.wait_until(lambda: self.leader() is not None, "a replica to lead", 30)
+
+    def _all_pods(self) -> list[dict[str, Any]]:
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector={_SELECTOR}"
+        listed: dict[str, Any] = self.cluster.api.call("GET", path)
+        return list(listed["items"])
+
+    def _scale(self, replicas: int) -> None:
+        argv = ["scale", "-n", NAMESPACE, f"deployment/{RELEASE}", f"--replicas={replicas}"]
+        self.cluster.kubectl(*argv)
+
+    def _wait_rolled_out(self) -> None:
+        argv = ["rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}"]
+        self.cluster.kubectl(*argv, f"--timeout={_READY_SECONDS}s", timeout_seconds=_READY_SECONDS)
 
     def pods_text(self) -> str:
         """Return the replicas' pods as kubectl prints them."""

@@ -180,16 +180,28 @@ class Job:
         return str(self.pod(slot)["spec"]["nodeName"])
 
     def logs(self, pod: str) -> str:
-        """Return what a pod's trainer has printed; empty while it has not started."""
+        """Return what a pod's trainer has printed; empty while it, or its node, is away."""
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log?container=trainer"
         try:
-            return str(self.cluster.api.call("GET", path))
+            return str(self.cluster.api.call("GET", path, timeout_seconds=3))
         except (ApiError, OSError):
             return ""
 
     def steps(self, slot: int) -> list[Step]:
         """Return the steps that a slot's newest pod has printed, in that order."""
         return steps_of(self.logs(self.pod(slot)["metadata"]["name"]))
+
+    def redone_steps(self, attempt: int) -> int:
+        """Return how many finished steps `attempt` had to do again."""
+        lines = [line for pod in self.pods() for line in self._said(pod)]
+        last = max(line.step for line in lines if line.attempt < attempt)
+        first = min(line.step for line in lines if line.attempt == attempt)
+        return last + 1 - first
+
+    def trainers(self, pod: Object) -> list[int]:
+        """Return the pids of a pod's training processes, also where nobody hears of them."""
+        found = self.cluster.pod_pids(self.namespace, pod["metadata"]["name"])
+        return [pid for pid, command in found if command.startswith("python3 /examples/")]
 
     def ledger(self) -> dict[str, float]:
         """Return accelerator-seconds by bucket; `unsettled` is one of them."""
@@ -244,7 +256,8 @@ class Job:
         """
 
         def printed() -> bool:
-            lines = [line for pod in self.pods() for line in self._said(pod)]
+            standing = [pod for pod in self.pods() if "deletionTimestamp" not in pod["metadata"]]
+            lines = [line for pod in standing for line in self._said(pod)]
             return any(line.attempt >= attempt and line.step >= step for line in lines)
 
         self.cluster.wait_until(
