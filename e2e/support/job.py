@@ -122,8 +122,12 @@ class Job:
             "metadata": {"name": self.name},
             "spec": merged(wanted, spec or {}),
         }
-        self.cluster.api.call("POST", self._jobs, body)
+        self.create(body)
         return self
+
+    def create(self, body: Mapping[str, Any]) -> None:
+        """Create the job from a whole object."""
+        self.cluster.api.call("POST", self._jobs, body)
 
     def patch(self, spec: Mapping[str, Any]) -> None:
         """Change the job's `spec`, as `kubectl patch --type=merge` does."""
@@ -179,9 +183,14 @@ class Job:
         """Return the node of a slot's newest pod."""
         return str(self.pod(slot)["spec"]["nodeName"])
 
-    def logs(self, pod: str) -> str:
-        """Return what a pod's trainer has printed; empty while it, or its node, is away."""
+    def logs(self, pod: str, lines: int | None = None) -> str:
+        """Return what a pod's trainer has printed; empty while it, or its node, is away.
+
+        `lines` asks for the last ones only.
+        """
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log?container=trainer"
+        if lines is not None:
+            path += f"&tailLines={lines}"
         try:
             return str(self.cluster.api.call("GET", path, timeout_seconds=3))
         except (ApiError, OSError):
@@ -283,9 +292,8 @@ class Job:
 
     def kill_rank(self, slot: int) -> list[int]:
         """SIGKILL the training processes of a slot's pod, not its agent; return their pids."""
-        return self.cluster.kill_process(
-            self.namespace, self.pod(slot)["metadata"]["name"], rf"^python3 /examples/{TRAINER}"
-        )
+        name = self.pod(slot)["metadata"]["name"]
+        return self.cluster.kill_process(self.namespace, name, r"^python3 /examples/")
 
     # What was promised --------------------------------------------------------------------
 
