@@ -112,6 +112,7 @@ class Job:
         }
         wanted: Object = {
             "workers": workers,
+            "processesPerWorker": 1,
             "launcher": "Processes",
             "checkpoint": {"directory": "/checkpoints"},
             "template": {"spec": merged(template, pod or {})},
