@@ -166,6 +166,7 @@ class Reconciler:
         job = self.jobs.get(key)
         if job is None or not _ours(job):
             self._forget(key)
+            self.agents.set_answers(key, {})
             return None
         if not self._view_is_fresh():
             return STALE_VIEW_SECONDS
