@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -63,6 +63,7 @@ class Job:
         spec: Mapping[str, Any] | None = None,
         pod: Mapping[str, Any] | None = None,
         container: Mapping[str, Any] | None = None,
+        beside: Sequence[Mapping[str, Any]] = (),
     ) -> Job:
         """Create the job and return it.
 
@@ -76,6 +77,7 @@ class Job:
             spec: merged over the job's `spec`.
             pod: merged over the pods' `spec`.
             container: merged over the trainer's container.
+            beside: more containers of each pod.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._apply_program()
@@ -100,7 +102,7 @@ class Job:
             ],
         }
         template: Object = {
-            "containers": [merged(trainer, container or {})],
+            "containers": [merged(trainer, container or {}), *beside],
             "terminationGracePeriodSeconds": 5,
             "volumes": [
                 {"name": "examples", "configMap": {"name": _PROGRAM}},
