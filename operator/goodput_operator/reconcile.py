@@ -18,13 +18,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from goodput_operator import names
-from goodput_operator.api.base import format_time
 from goodput_operator.api.spec import Admission, TrainingJobSpec
 from goodput_operator.api.status import AttemptState, ConditionType, Exclusion, TrainingJobStatus
 from goodput_operator.effects.caches import Cache
@@ -373,17 +372,17 @@ class Reconciler:
 
     async def _record(self, key: JobKey, job: Mapping[str, Any], plan: Plan) -> None:
         """Tell people what was decided. A lost event is no fault: the status says it, too."""
-        for reason, message in plan.decisions:
-            fault = reason not in TOLD | QUIET
+        moment = self.now()
+        for order, (reason, message) in enumerate(plan.decisions):
             if reason in QUIET:
                 continue
+            warning = reason not in TOLD or reason in ("Failed", "TemplateInvalid")
             logger.info("%s/%s: %s: %s", *key, reason, message)
             try:
-                await self.gateway.create_event(
-                    _event(job, reason, message, self.now(), warning=fault or reason == "Failed")
-                )
+                at = moment + timedelta(microseconds=order)
+                await self.gateway.create_event(event(job, reason, message, at, warning=warning))
             except ApiError as error:
-                logger.debug("%s/%s: an event was lost: %s", *key, error)
+                logger.warning("%s/%s: an event was lost: %s", *key, error)
 
     def _until(self, plan: Plan) -> float | None:
         if plan.recheck_at is None:
@@ -448,20 +447,20 @@ def _no_book(*_: object) -> NoRoom:
 _: PlaceFunction = _no_book
 
 
-def _event(
-    job: Mapping[str, Any], reason: str, message: str, now: datetime, *, warning: bool
+def event(
+    job: Mapping[str, Any], reason: str, message: str, at: datetime, *, warning: bool
 ) -> dict[str, Any]:
-    """Return an event of events.k8s.io/v1; its name is the moment, as client-go's are."""
+    """Return an event of events.k8s.io/v1; its name is the job's and the moment, as client-go's."""
     metadata = job["metadata"]
-    moment = format_time(now)
+    moment = at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "generateName": f"{metadata['name']}.",
+            "name": f"{metadata['name']}.{int(at.timestamp() * 1_000_000):x}",
             "namespace": metadata["namespace"],
         },
-        "eventTime": moment[:-1] + "000Z",
+        "eventTime": moment,
         "reportingController": f"{names.GROUP}/operator",
         "reportingInstance": names.OPERATOR_NAME,
         "action": "Reconcile",

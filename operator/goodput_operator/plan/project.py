@@ -370,7 +370,7 @@ def _default(status: TrainingJobStatus, kind: ConditionType) -> Sentence | None:
         return None
     if kind in (ConditionType.TEMPLATE_VALID, ConditionType.ADMITTED):
         return "Unknown", "NotYet", ""
-    return "False", "NotYet", ""
+    return "False", f"Not{kind}", ""
 
 
 def _gang_scheduled(status: TrainingJobStatus, snapshot: JobSnapshot) -> Sentence | None:
