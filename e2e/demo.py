@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -71,8 +71,8 @@ def play(cluster: Cluster, screen: Screen) -> None:
         story.follow(lambda status: durable_of(status) >= 4 * CHECKPOINT_EVERY, 120)
         with lose_a_node(job, story, screen):
             screen.chapter("to the end")
-            story.follow(lambda status: status.get("phase") in {"Succeeded", "Failed"}, 300)
-    except (WaitTimeoutError, AssertionError) as failed:
+            story.follow(lambda status: status.get("phase") == "Succeeded", 300)
+    except (ClusterError, AssertionError) as failed:
         raise ClusterError(f"{failed}\n{collect(cluster, NAMESPACE, 'demo')}") from failed
     job.assert_succeeded(STEPS)
     settle(job, screen)
@@ -153,6 +153,7 @@ def apply(job: Job) -> None:
     body: Object = yaml.safe_load((EXAMPLE / "job.yaml").read_text())
     job.checkpoints.mkdir(parents=True)
     put_program(job.cluster, job.namespace, NAME, EXAMPLE)
+    body["spec"]["processesPerWorker"] = 1  # else as many as accelerators: too many for 2 cores
     pod = body["spec"]["template"]["spec"]
     pod["terminationGracePeriodSeconds"] = 5
     trainer = pod["containers"][0]
@@ -219,13 +220,13 @@ def settle(job: Job, screen: Screen) -> None:
     job.assert_every_second_is_accounted_for()
     ledger = {bucket: seconds for bucket, seconds in job.ledger().items() if seconds}
     whole = sum(ledger.values())
-    for bucket, seconds in sorted(ledger.items(), key=lambda item: -item[1]):
-        share = seconds / whole
-        bar = "█" * round(share * 40)
-        screen.line(f"{bucket:>14} {seconds:8.1f} {share:6.1%} {bar}", good=bucket == "productive")
     gpus = job.status()["ledger"]["accelerators"]
-    screen.line(f"{'sum':>14} {whole:8.1f} accelerator-seconds = {gpus} × {whole / gpus:.1f} s")
-    screen.line("")
+    screen.text(f"{'':14} {'seconds':>8}  of {gpus} accelerators, each counted once")
+    for bucket, seconds in sorted(ledger.items(), key=lambda item: -item[1]):
+        bar = "█" * round(seconds / whole * 40)
+        screen.text(f"{bucket:>14} {seconds:8.1f} {seconds / whole:6.1%} {bar}")
+    screen.text(f"{'sum':>14} {whole:8.1f} = {gpus} × {whole / gpus:.1f} s since kubectl apply")
+    screen.text("A short life with two accidents; in a long one the start-up hardly counts.\n")
     screen.text(job.cluster.kubectl("get", "gtj", "-n", NAMESPACE))
 
 
@@ -248,10 +249,10 @@ class Story:
 
     job: Job
     screen: Screen
-    _seen: dict[str, Any] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
     _step: int = 0
 
-    def follow(self, until: Any, timeout_seconds: float) -> None:
+    def follow(self, until: Callable[[Object], object], timeout_seconds: float) -> None:
         """Tell what happens until `until` is true of the status.
 
         Raises:
@@ -263,9 +264,11 @@ class Story:
             self._tell(status)
             if until(status):
                 return
+            if status.get("phase") == "Failed":
+                raise ClusterError(f"the job has failed: {brief(status)}")
             if time.monotonic() >= deadline:
                 raise WaitTimeoutError(
-                    f"nothing came of it within {timeout_seconds:g} s; {brief(status)}"
+                    f"{self.job} is not there after {timeout_seconds:g} s: {brief(status)}"
                 )
             time.sleep(0.25)
 
@@ -285,8 +288,7 @@ class Story:
                     f"attempt {attempt} made no step in {timeout_seconds:g} s; {brief(status)}"
                 )
             time.sleep(0.05)
-        self._step = 0
-        self._seen["attempt"] = (attempt, "Running")
+        self._seen.add(f"attempt {attempt}")
 
     def _tell(self, status: Object) -> None:
         workers = status.get("workers") or {}
@@ -319,7 +321,7 @@ class Story:
 
     def _once(self, key: str, text: str, good: bool = False) -> None:
         if key not in self._seen:
-            self._seen[key] = True
+            self._seen.add(key)
             self.screen.line(text, good=good)
 
 
@@ -327,7 +329,7 @@ def _milestones(status: Object, attempt: int) -> Iterator[tuple[str, datetime, s
     """Yield what is known of the way to an attempt: key, time, words; in order of time."""
     now = status.get("attempt") or {}
     if now.get("number", 0) == attempt - 1 and "stoppingAt" in now:
-        yield "noticed", _time(now["stoppingAt"]), f"noticed: {now.get('message', '')}"
+        yield "noticed", _time(now["stoppingAt"]), f"noticed: {_short(now['message'])}"
     if now.get("number") != attempt:
         return
     if "openedAt" in now:
@@ -337,6 +339,10 @@ def _milestones(status: Object, attempt: int) -> Iterator[tuple[str, datetime, s
         yield "runningAt", _time(now["runningAt"]), f"all {now['worldSize']} processes run again"
     if "firstStepAt" in now:
         yield "firstStepAt", _time(now["firstStepAt"]), "the first step is done: training goes on"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 90 else text[:89] + "…"
 
 
 def _time(text: str) -> datetime:

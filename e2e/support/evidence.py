@@ -36,7 +36,7 @@ def collect(cluster: Cluster, namespace: str, test: str) -> str:
     for name in names:
         _keep_log(keep, folder, namespace, name)
     conditions = keep("conditions.txt", "get", "gtj", "-n", namespace, "-o", _CONDITIONS)
-    said = _tail(folder / "operator.log", 15)
+    said = _tail(folder / "operator.log", 8)
     return f"evidence: {folder}\n{overview}\n{conditions}\nthe operator's last words:\n{said}"
 
 
@@ -54,7 +54,7 @@ def _keep_log(keep: Callable[..., str], folder: Path, namespace: str, pod: str) 
 
 
 def _tail(path: Path, lines: int) -> str:
-    return "\n".join(path.read_text().splitlines()[-lines:])
+    return "\n".join(line[:300] for line in path.read_text().splitlines()[-lines:])
 
 
 def _try(ask: Callable[[], str]) -> str:
