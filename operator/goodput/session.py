@@ -20,7 +20,6 @@ checkpoint of step 7 goes on with the eighth.
 
 import atexit
 import collections
-import contextlib
 import json
 import os
 import socket
@@ -60,6 +59,7 @@ class Session:
         self._agent = environ.get(protocol.ENV_AGENT, "")
         self._clock = clock
         self._socket: Optional[socket.socket] = None
+        self._patience_seconds = _BUSY_AGENT_SECONDS
         self._step: Optional[int] = None
         self._step_at = 0.0
         self._said: Optional[int] = None
@@ -110,9 +110,13 @@ class Session:
         whole = {"kind": kind, "rank": self.rank, "attempt": self.attempt or 0, "at": at, **what}
         text = json.dumps(whole, separators=(",", ":")).encode("ascii")
         if self._socket is not None and len(text) <= protocol.MAX_DATAGRAM_BYTES:
-            self._socket.settimeout(0 if kind == "step" else _BUSY_AGENT_SECONDS)
-            with contextlib.suppress(OSError):  # nobody listens, or not fast enough: so be it
+            self._socket.settimeout(0 if kind == "step" else self._patience_seconds)
+            try:
                 self._socket.sendto(text, self._agent)
+                self._patience_seconds = _BUSY_AGENT_SECONDS
+            except OSError:  # nobody listens, or not fast enough: so be it
+                if kind != "step":
+                    self._patience_seconds = 0.0  # an agent that is stuck is waited for once
 
 
 def _place(environ: Mapping[str, str]) -> Tuple[int, int]:

@@ -92,7 +92,8 @@ def test_a_rank_that_fails_fails_the_save_for_all_and_training_goes_on(gang, che
     said = gang(3, 1, "-c", SAVE_WITHOUT, 1, 30).succeed()
     assert "rank 1: saving step 1 failed" in said[0]
     assert "No space left on device; free space" in said[1]
-    assert layout.places(str(checkpoints)) == [Place(1, 2)]
+    found = layout.places(str(checkpoints))  # perhaps with what a late rank wrote for step 1
+    assert [place for place in found if layout.published(str(checkpoints), place)] == [Place(1, 2)]
 
 
 SAVE_ALONE = """

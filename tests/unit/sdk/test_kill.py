@@ -58,6 +58,7 @@ def test_a_kill_during_a_save_leaves_the_old_or_the_new(trainer, agent, checkpoi
         step = before.step + 1
         if not killed_before(number, functools.partial(running.save, step)):
             break
+        agent.heard()
         after = trainer(attempt, (attempt, before.attempt, before.step)).restored()
         assert after in {(before.attempt, before.step), (attempt, step)}
         found.add(after == (attempt, step))
@@ -75,6 +76,7 @@ def test_a_kill_during_a_prune_leaves_what_must_stay(trainer, agent, checkpoints
         running.save(30, 40, 50)
         (checkpoints / Place(2, 45).name / "half").mkdir(parents=True)
         agent.acknowledge(2, durable=(2, 50))
+        agent.heard()
         killed = killed_before(number, functools.partial(running.save, 60))
         assert trainer(2, (2, 1, 20)).restored() in {(2, 50), (2, 60)}
         assert is_whole(checkpoints, Place(2, 40))

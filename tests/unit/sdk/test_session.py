@@ -112,6 +112,16 @@ def test_a_commit_waits_for_a_busy_agent(session, agent, clock: Clock) -> None:
     assert (heard + agent.heard())[-1]["kind"] == "commit"
 
 
+def test_a_stuck_agent_is_waited_for_once(session, agent, clock: Clock) -> None:
+    for step in range(1000):
+        clock.now += 1
+        session.step(step)
+    began = time.monotonic()
+    for step in range(20):
+        session.say("commit", step=step)
+    assert 0.9 < time.monotonic() - began < 10
+
+
 def test_a_step_costs_less_than_twenty_microseconds(agent) -> None:
     session = Session({**SPEECH, "GOODPUT_AGENT": str(agent.path)})
     costs = []
