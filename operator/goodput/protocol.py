@@ -16,7 +16,7 @@ changes its meaning. A change that breaks this rule gets a new path.
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, ClassVar, Dict, Mapping, Optional, Tuple, Type, TypeVar
 
 PROTOCOL_VERSION = 1
 SYNC_PATH = "/v1/sync"
