@@ -34,7 +34,7 @@ _COLUMNS = (
     ("Restarts", "integer", ".status.recovery.total", "How often it was started again.", 0),
     ("Goodput", "string", ".status.goodput", "Productive share of all accelerator time.", 0),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created.", 0),
-    ("Reason", "string", ".status.attempt.reason", "Why the newest attempt ended.", 1),
+    ("Reason", "string", ".status.reason", "Why the phase is what it is.", 1),
     ("Attempt", "integer", ".status.attempt.number", "Number of the newest attempt.", 1),
     ("Checkpoint", "integer", ".status.checkpoint.lastDurableStep", "Newest durable step.", 1),
 )

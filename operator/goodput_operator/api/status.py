@@ -243,6 +243,8 @@ class TrainingJobStatus(ApiModel):
     """The metadata.generation that this status answers."""
     phase: str = ""
     """Printed, and derived from the conditions; programs read those."""
+    reason: str = ""
+    """Printed beside the phase: why it is so."""
     conditions: list[Condition] = Field(
         default_factory=list, max_length=16, json_schema_extra=list_map("type")
     )

@@ -10,14 +10,14 @@ from datetime import datetime, timedelta
 
 from goodput.protocol import SyncAnswer
 from goodput_operator.api.spec import CleanPodPolicy, TrainingJobSpec
-from goodput_operator.api.status import AttemptStatus, ConditionType, TrainingJobStatus
+from goodput_operator.api.status import AttemptStatus, TrainingJobStatus
 from goodput_operator.diagnose.examine import examine
 from goodput_operator.errors import GoodputError
 from goodput_operator.observe.snapshot import JobSnapshot, PodView
 from goodput_operator.plan.answers import answers
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
 from goodput_operator.plan.rules import RULES
-from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, find_condition
+from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, is_finished
 
 MAX_STEPS = 16
 """Rules that follow one another in a pass; more would mean that two of them disagree."""
@@ -100,7 +100,7 @@ def decide(
     after = next_status(status, diagnosis, view, ended, last.message)
     write, flush_at = worth_writing(status, after, now, timing)
     times = [time for time in (last.recheck_at, flush_at) if time is not None]
-    done = _finished_since(after)
+    done = after.finished_at if is_finished(after) else None
     return Plan(
         status=after,
         write=write,
@@ -140,14 +140,6 @@ def _follow_rules(
     raise RulesDisagreeError(
         f"no rest after {MAX_STEPS} steps: {[reason for reason, _ in decisions]}"
     )
-
-
-def _finished_since(status: TrainingJobStatus) -> datetime | None:
-    for kind in (ConditionType.SUCCEEDED, ConditionType.FAILED):
-        condition = find_condition(status, kind)
-        if condition is not None and condition.status == "True":
-            return status.finished_at
-    return None
 
 
 def _to_delete(

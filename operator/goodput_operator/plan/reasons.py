@@ -1,5 +1,10 @@
 """Words that more than one part of the plan knows."""
 
+from goodput_operator.api.status import AttemptState
+
+PUBLISHED = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
+"""The states of an attempt in which processes of it may live."""
+
 SUSPENDED = "Suspended"
 NOT_CONFIRMED = "NotConfirmed"
 DO_NOT_REQUEUE = "DoNotRequeue"

@@ -37,7 +37,13 @@ from goodput_operator.plan.reasons import (
     PLANNED,
     SUSPENDED,
 )
-from goodput_operator.plan.view import Step, View, next_incarnation, with_condition
+from goodput_operator.plan.view import (
+    Step,
+    View,
+    is_finished,
+    next_incarnation,
+    with_condition,
+)
 
 Rule = Callable[[View], Step | None]
 
@@ -61,7 +67,7 @@ def first_visit(view: View) -> Step | None:
 
 def finished(view: View) -> Step | None:
     """Leave a finished job alone; its pods are cleaned up by policy."""
-    if not (view.holds(ConditionType.SUCCEEDED) or view.holds(ConditionType.FAILED)):
+    if not is_finished(view.status):
         return None
     return Step(view.status, "Finished", recheck_at=_cleanup_at(view))
 

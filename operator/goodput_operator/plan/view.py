@@ -86,8 +86,7 @@ class View:
 
     def holds(self, kind: ConditionType) -> bool:
         """Return whether the condition of this type is True."""
-        found = self.condition(kind)
-        return found is not None and found.status == "True"
+        return is_true(self.status, kind)
 
     def becomes(self, status: TrainingJobStatus) -> "View":
         """Return the view in which `status` is the intent; a refusal is answered once."""
@@ -122,6 +121,17 @@ class Step:
 def find_condition(status: TrainingJobStatus, kind: ConditionType) -> Condition | None:
     """Return the condition of this type, if it is set."""
     return next((one for one in status.conditions if one.type == kind), None)
+
+
+def is_true(status: TrainingJobStatus, kind: ConditionType) -> bool:
+    """Return whether the condition of this type is True."""
+    found = find_condition(status, kind)
+    return found is not None and found.status == "True"
+
+
+def is_finished(status: TrainingJobStatus) -> bool:
+    """Return whether the job has succeeded or failed."""
+    return is_true(status, ConditionType.SUCCEEDED) or is_true(status, ConditionType.FAILED)
 
 
 def with_condition(

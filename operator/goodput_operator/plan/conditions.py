@@ -1,0 +1,154 @@
+"""The conditions and the phase: what a user reads first. They follow from the rest. Pure."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from goodput_operator.api.status import AttemptState, ConditionType, TrainingJobStatus
+from goodput_operator.diagnose.examine import Diagnosis, GangProgress
+from goodput_operator.observe.snapshot import JobSnapshot
+from goodput_operator.plan.view import View, find_condition, is_finished, is_true, with_condition
+
+Sentence = tuple[Literal["True", "False", "Unknown"], str, str]
+
+
+def phase(status: TrainingJobStatus) -> tuple[str, str]:
+    """Return the one word for `kubectl get` and the reason beside it: derived, never read by us."""
+    for kind, value, word in (
+        (ConditionType.SUCCEEDED, "True", "Succeeded"),
+        (ConditionType.FAILED, "True", "Failed"),
+        (ConditionType.SUSPENDED, "True", "Suspended"),
+        (ConditionType.TEMPLATE_VALID, "False", "Invalid"),
+        (ConditionType.RUNNING, "True", "Running"),
+        (ConditionType.RECOVERING, "True", "Recovering"),
+    ):
+        found = find_condition(status, kind)
+        if found is not None and found.status == value:
+            return word, found.reason
+    attempt = status.attempt
+    if attempt is not None and attempt.state is AttemptState.STOPPING:
+        return "Stopping", attempt.reason
+    admitted = find_condition(status, ConditionType.ADMITTED)
+    reason = admitted.reason if admitted is not None else ""
+    return ("Starting" if is_true(status, ConditionType.ADMITTED) else "Queued"), reason
+
+
+def with_conditions(status: TrainingJobStatus, view: View, message: str) -> TrainingJobStatus:
+    """Return the status with every condition set that follows from the rest of it."""
+    writers: tuple[tuple[ConditionType, Callable[[], Sentence | None]], ...] = (
+        (ConditionType.TEMPLATE_VALID, lambda: _default(status, ConditionType.TEMPLATE_VALID)),
+        (ConditionType.ADMITTED, lambda: _default(status, ConditionType.ADMITTED)),
+        (ConditionType.GANG_SCHEDULED, lambda: _gang_scheduled(status, view.snapshot)),
+        (ConditionType.RUNNING, lambda: _running(status, view, message)),
+        (ConditionType.PROGRESSING, lambda: _progressing(status, view.diagnosis.progress)),
+        (ConditionType.DEGRADED, lambda: _degraded(status, view.diagnosis)),
+        (ConditionType.RECOVERING, lambda: _recovering(status, view.diagnosis.progress)),
+        (ConditionType.CHECKPOINT_FRESH, lambda: _fresh(status, view.diagnosis.progress)),
+        (ConditionType.SUSPENDED, lambda: _default(status, ConditionType.SUSPENDED)),
+        (ConditionType.SUCCEEDED, lambda: _default(status, ConditionType.SUCCEEDED)),
+        (ConditionType.FAILED, lambda: _default(status, ConditionType.FAILED)),
+    )
+    for kind, write in writers:
+        sentence = write()
+        if sentence is None:
+            continue
+        value, reason, text = sentence
+        status = with_condition(
+            status,
+            kind,
+            value,
+            reason,
+            text,
+            generation=view.snapshot.generation,
+            now=view.now,
+        )
+    order = list(ConditionType)
+    return status.model_copy(
+        update={
+            "conditions": sorted(
+                status.conditions, key=lambda one: order.index(ConditionType(one.type))
+            )
+        }
+    )
+
+
+def _default(status: TrainingJobStatus, kind: ConditionType) -> Sentence | None:
+    if find_condition(status, kind) is not None:
+        return None
+    if kind in (ConditionType.TEMPLATE_VALID, ConditionType.ADMITTED):
+        return "Unknown", "NotYet", ""
+    return "False", f"Not{kind}", ""
+
+
+def _gang_scheduled(status: TrainingJobStatus, snapshot: JobSnapshot) -> Sentence | None:
+    if is_finished(status):
+        return None
+    bound = sum(1 for w in snapshot.workers if w.pod and w.pod.node and not w.pod.dead)
+    wanted = len(snapshot.workers)
+    if wanted and bound == wanted:
+        return "True", "AllBound", f"all {wanted} workers are bound to nodes"
+    refused = next((w.pod.unschedulable for w in snapshot.workers if w.pod), "")
+    return "False", "NotBound", f"not all of {wanted} workers are bound. {refused}".rstrip()
+
+
+def _running(status: TrainingJobStatus, view: View, message: str) -> Sentence:
+    attempt = status.attempt
+    if is_finished(status):
+        return "False", "Finished", ""
+    if attempt is None:
+        return "False", "NotStarted", ""
+    if attempt.state is AttemptState.RUNNING:
+        return (
+            "True",
+            "AllProcessesStarted",
+            f"attempt {attempt.number} runs on {len(view.snapshot.workers)} workers",
+        )
+    if attempt.state is AttemptState.STOPPING:
+        waiting = find_condition(status, ConditionType.RUNNING)
+        if waiting is not None and waiting.reason == "WaitingForConfirmedDeath":
+            return "False", waiting.reason, waiting.message
+        return "False", attempt.reason, attempt.message
+    trouble = next((w.pod.trouble for w in view.snapshot.workers if w.pod and w.pod.trouble), None)
+    if trouble is not None:
+        return "False", trouble[0], trouble[1]
+    return "False", str(attempt.state), message or f"attempt {attempt.number} is forming"
+
+
+def _progressing(status: TrainingJobStatus, progress: GangProgress) -> Sentence:
+    attempt = status.attempt
+    if attempt is None or attempt.state is not AttemptState.RUNNING:
+        return "False", "NotRunning", ""
+    if attempt.first_step_at is not None or progress.tracker_step is not None:
+        return "True", "StepsFinished", "the trainer finishes steps"
+    return "Unknown", "NoSignal", "no step or checkpoint has been reported in this attempt yet"
+
+
+def _degraded(status: TrainingJobStatus, diagnosis: Diagnosis) -> Sentence:
+    if is_finished(status):
+        return "False", "Finished", ""
+    doubt = next((one for one in diagnosis.findings if not one.certain), None)
+    if doubt is None:
+        return "False", "AsWanted", ""
+    return "True", doubt.reason, doubt.message
+
+
+def _recovering(status: TrainingJobStatus, progress: GangProgress) -> Sentence | None:
+    attempt = status.attempt
+    if attempt is None or attempt.state is not AttemptState.RUNNING:
+        return _default(status, ConditionType.RECOVERING)
+    if progress.sdk and attempt.first_step_at is None:
+        return _default(status, ConditionType.RECOVERING)
+    return "False", "Recovered" if status.recovery.total else "NoFault", ""
+
+
+def _fresh(status: TrainingJobStatus, progress: GangProgress) -> Sentence | None:
+    attempt, checkpoint = status.attempt, status.checkpoint
+    if attempt is None or attempt.state is not AttemptState.RUNNING:
+        return _default(status, ConditionType.CHECKPOINT_FRESH)
+    if progress.restore_problems:
+        return "False", "FellBack", "; ".join(progress.restore_problems)
+    before = find_condition(status, ConditionType.CHECKPOINT_FRESH)
+    if checkpoint.last_durable_step is None:
+        return "False", "NoCheckpoint", "no checkpoint has been committed yet"
+    if before is not None and before.reason == "FellBack" and not progress.committed:
+        return None
+    return "True", "Committed", "the newest checkpoint is durable"

@@ -1,0 +1,113 @@
+"""What the time since the last write was spent on, by what the status said of it. Pure."""
+
+from datetime import datetime
+
+from goodput_operator.api.status import (
+    AttemptState,
+    AttemptStatus,
+    Bucket,
+    CheckpointStatus,
+    ConditionType,
+    LedgerStatus,
+    TrainingJobStatus,
+)
+from goodput_operator.diagnose.examine import GangProgress
+from goodput_operator.ledger.accounting import Account, Span
+from goodput_operator.plan.reasons import PLANNED, PUBLISHED, SUSPENDED
+from goodput_operator.plan.view import View, is_finished, is_true
+
+
+def account_for(
+    before: TrainingJobStatus,
+    after: TrainingJobStatus,
+    ended: AttemptStatus | None,
+    progress: GangProgress,
+    view: View,
+) -> LedgerStatus:
+    """Account for the time since the last write by what `before` says of it."""
+    if is_finished(before):
+        return before.ledger
+    weight = view.accelerators * len(view.snapshot.workers)
+    account = Account.open(before.ledger, weight, view.snapshot.created_at)
+    attempt = before.attempt
+    if attempt is None or attempt.state not in PUBLISHED:
+        account.add([Span(view.now, _idle_bucket(before))])
+        return account.close()
+    if attempt.state is AttemptState.STOPPING:
+        bucket = Bucket.SUSPENDED if attempt.reason == SUSPENDED else Bucket.RECOVERY
+        account.add([Span(view.now, bucket)])
+        return account.close()
+    _account_for_training(account, before, after, ended or attempt, progress, view)
+    return account.close()
+
+
+def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was said between
+    account: Account,
+    before: TrainingJobStatus,
+    after: TrainingJobStatus,
+    attempt: AttemptStatus,
+    progress: GangProgress,
+    view: View,
+) -> None:
+    """Account for an attempt that was starting or running until now.
+
+    `attempt` is its last version: where it ended in this pass, it says when and why.
+    """
+    now = view.now
+    succeeded = is_true(after, ConditionType.SUCCEEDED)
+    end = min(attempt.ended_at or now, now)
+    running_at = attempt.running_at
+    recovering = is_true(before, ConditionType.RECOVERING)
+    start = Bucket.RECOVERY if recovering else Bucket.STARTUP
+    account.add([Span(min(running_at or end, end), start)])
+    if running_at is not None:
+        account.add(_training_spans(attempt, progress, end))
+        _settle_commits(account, before.checkpoint, progress)
+    if succeeded:
+        account.settle(Bucket.PRODUCTIVE)
+        account.add([Span(now, Bucket.PRODUCTIVE)])
+        return
+    if attempt.ended_at is None:
+        return
+    planned = attempt.reason in PLANNED
+    if not planned:
+        account.reclassify_tail(end, Bucket.DETECTION)
+    signal = progress.signal or before.checkpoint.fenced
+    account.settle(Bucket.LOST_WORK if signal else Bucket.UNKNOWN)
+    account.add([Span(now, Bucket.RECOVERY if planned else Bucket.DETECTION)])
+
+
+def _training_spans(attempt: AttemptStatus, progress: GangProgress, end: datetime) -> list[Span]:
+    first_step_at = attempt.first_step_at or progress.first_step_at
+    if first_step_at is None and not progress.sdk:
+        return [Span(end, None)]
+    begin = first_step_at or end
+    spans = []
+    if progress.restore_began_at is not None:
+        spans.append(Span(min(progress.restore_began_at, begin, end), Bucket.STARTUP))
+        spans.append(Span(min(progress.restore_ended_at or begin, begin, end), Bucket.RESTORE))
+    return [*spans, Span(min(begin, end), Bucket.STARTUP), Span(end, None)]
+
+
+def _settle_commits(account: Account, checkpoint: CheckpointStatus, progress: GangProgress) -> None:
+    committed = progress.committed
+    if committed is not None and progress.committed_step_at is not None:
+        known = (checkpoint.last_durable_attempt or 0, checkpoint.last_durable_step or -1)
+        if (committed.attempt, committed.step) > known:
+            account.settle(Bucket.PRODUCTIVE, progress.committed_step_at)
+    elif progress.tracker_step is not None and (
+        progress.tracker_step > (checkpoint.last_durable_step or -1)
+    ):
+        account.settle(Bucket.PRODUCTIVE, progress.tracker_step_at)
+
+
+def _idle_bucket(status: TrainingJobStatus) -> Bucket:
+    if is_true(status, ConditionType.SUSPENDED):
+        return Bucket.SUSPENDED
+    if is_true(status, ConditionType.RECOVERING):
+        return Bucket.RECOVERY
+    if not is_true(status, ConditionType.ADMITTED):
+        return Bucket.QUEUED
+    if not is_true(status, ConditionType.GANG_SCHEDULED):
+        return Bucket.SCHEDULING
+    return Bucket.POD_START
