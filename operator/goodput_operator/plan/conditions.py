@@ -1,12 +1,16 @@
 """The conditions and the phase: what a user reads first. They follow from the rest. Pure."""
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Literal
 
 from goodput_operator.api.status import AttemptState, ConditionType, TrainingJobStatus
-from goodput_operator.diagnose.examine import Diagnosis, GangProgress
+from goodput_operator.diagnose.examine import Diagnosis, GangProgress, stands_still
 from goodput_operator.observe.snapshot import JobSnapshot
 from goodput_operator.plan.view import View, find_condition, is_finished, is_true, with_condition
+
+PATIENCE = timedelta(seconds=60)
+"""A gang that stands still for so long is said to; evaluations and checkpoints take a while."""
 
 Sentence = tuple[Literal["True", "False", "Unknown"], str, str]
 
@@ -39,7 +43,10 @@ def with_conditions(status: TrainingJobStatus, view: View, message: str) -> Trai
         (ConditionType.ADMITTED, lambda: _default(status, ConditionType.ADMITTED)),
         (ConditionType.GANG_SCHEDULED, lambda: _gang_scheduled(status, view.snapshot)),
         (ConditionType.RUNNING, lambda: _running(status, view, message)),
-        (ConditionType.PROGRESSING, lambda: _progressing(status, view.diagnosis.progress)),
+        (
+            ConditionType.PROGRESSING,
+            lambda: _progressing(status, view.diagnosis.progress, view.now),
+        ),
         (ConditionType.DEGRADED, lambda: _degraded(status, view.diagnosis)),
         (ConditionType.RECOVERING, lambda: _recovering(status, view.diagnosis.progress)),
         (ConditionType.CHECKPOINT_FRESH, lambda: _fresh(status, view.diagnosis.progress)),
@@ -113,10 +120,12 @@ def _running(status: TrainingJobStatus, view: View, message: str) -> Sentence:
     return "False", str(attempt.state), message or f"attempt {attempt.number} is forming"
 
 
-def _progressing(status: TrainingJobStatus, progress: GangProgress) -> Sentence:
+def _progressing(status: TrainingJobStatus, progress: GangProgress, now: datetime) -> Sentence:
     attempt = status.attempt
     if attempt is None or attempt.state is not AttemptState.RUNNING:
         return "False", "NotRunning", ""
+    if progress.step_at is not None and stands_still(progress, now - PATIENCE):
+        return "False", "StandsStill", "no step has been finished for more than a minute"
     if attempt.first_step_at is not None or progress.tracker_step is not None:
         return "True", "StepsFinished", "the trainer finishes steps"
     return "Unknown", "NoSignal", "no step or checkpoint has been reported in this attempt yet"

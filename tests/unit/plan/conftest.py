@@ -197,7 +197,13 @@ class World:
             agent.run = replace(agent.run, progress=progress)
             self._heartbeat(agent)
 
-    def fail(self, slot: int, code: int = 1, exception: str = "ValueError: boom") -> None:
+    def fail(
+        self,
+        slot: int,
+        code: int = 1,
+        exception: str = "ValueError: boom",
+        last_lines: tuple[str, ...] = (),
+    ) -> None:
         """The worker's process ends with `code`."""
         agent = self.agent(slot)
         assert agent.run is not None
@@ -206,7 +212,13 @@ class World:
             alive=0,
             failed=1,
             exits=(
-                ProcessExit(rank=slot, at=self._clock(), exit_code=code, exception=exception),
+                ProcessExit(
+                    rank=slot,
+                    at=self._clock(),
+                    exit_code=code,
+                    exception=exception,
+                    last_lines=last_lines,
+                ),
             ),
         )
         self._heartbeat(agent)

@@ -96,3 +96,14 @@ def test_the_commit_is_acknowledged_to_the_agents_once_it_is_written(training) -
     [answer] = world.visit().answers.values()
     assert answer.durable is not None
     assert answer.durable.step == 7
+
+
+def test_a_gang_that_finishes_no_step_for_a_minute_is_said_to_stand_still(training) -> None:
+    world = training(2)
+    assert world.condition(ConditionType.PROGRESSING).status == "True"
+    world.pass_time(80)
+    progressing = world.condition(ConditionType.PROGRESSING)
+    assert (progressing.status, progressing.reason) == ("False", "StandsStill")
+    world.train(13)
+    world.settle()
+    assert world.condition(ConditionType.PROGRESSING).status == "True"

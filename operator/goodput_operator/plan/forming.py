@@ -1,0 +1,218 @@
+"""The rules for an attempt that is forming: no process runs, and no half gang is kept.
+
+They come after all others in `plan.rules`, in the order in which they stand here.
+"""
+
+from datetime import datetime, timedelta
+
+from goodput_operator.api.base import truncate
+from goodput_operator.api.status import ConditionType, Exclusion
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, Kind, where
+from goodput_operator.gang.placement import NoRoom
+from goodput_operator.observe.snapshot import NodeHealth, Worker
+from goodput_operator.plan.attempt import MAX_EXCLUSIONS, publish, start_failed
+from goodput_operator.plan.steps import earliest, fail, set_condition
+from goodput_operator.plan.view import Step, View, next_incarnation
+
+
+def cannot_start(view: View) -> Step | None:
+    """Fail a job whose image can never run the agent."""
+    for finding in view.diagnosis.findings:
+        if finding.kind is Kind.CANNOT_START:
+            return fail(view, finding.reason, finding.message)
+    return None
+
+
+def release_refused(view: View) -> Step | None:
+    """Release the gang when the API server refuses one of its pods: no half gang is kept."""
+    if not view.snapshot.refusal:
+        return None
+    return _release(view, "CreateRefused", f"a worker pod was refused: {view.snapshot.refusal}")
+
+
+def replace_dead(view: View) -> Step | None:
+    """Give the slots whose pods have died while the gang formed a new pod each."""
+    dead = [
+        worker
+        for worker in view.snapshot.workers
+        if worker.pod is not None
+        and (
+            worker.pod.dead
+            or worker.node is NodeHealth.GONE
+            or (
+                worker.node is NodeHealth.NOT_READY
+                and worker.silent_seconds > SILENCE_LIMIT_SECONDS
+            )
+        )
+    ]
+    if not dead:
+        return None
+    failed = [w for w in dead if w.pod and w.pod.ended is not None and not w.pod.deleting]
+    status = view.status.model_copy(
+        update={
+            "slots": next_incarnation(view.status.slots, frozenset(w.slot for w in dead)),
+            "exclusions": _avoiding(
+                view,
+                [w.pod.node for w in dead if w.pod and _node_to_blame(w)],
+                "WorkerDied",
+                view.timing.exclusion_seconds,
+            ),
+        }
+    )
+    message = f"{where(dead[0])} died before the gang was complete"
+    if failed:
+        status = start_failed(status, view.spec.recovery, view.now)
+        ended = failed[0].pod.ended if failed[0].pod else None
+        if ended:
+            message += f" (exit code {ended.exit_code} {ended.reason}: {ended.message[:300]})"
+    status = set_condition(view, status, ConditionType.ADMITTED, False, "WorkerDied", message)
+    return Step(status, "ReplaceWorker", message)
+
+
+def _node_to_blame(worker: Worker) -> bool:
+    """Return whether another node should be tried: the kubelet turned the pod away, or is gone."""
+    if worker.node in (NodeHealth.GONE, NodeHealth.NOT_READY):
+        return True
+    return bool(worker.pod and worker.pod.ended and worker.pod.ended.exit_code == -1)
+
+
+def displace(view: View) -> Step | None:
+    """Place a pinned pod elsewhere that the scheduler refuses where the book put it."""
+    refused = [w for w in view.snapshot.workers if w.pod is not None and w.pod.unschedulable]
+    if not view.pinned or not refused:
+        return None
+    status = view.status.model_copy(
+        update={
+            "slots": next_incarnation(view.status.slots, frozenset(w.slot for w in refused)),
+            "exclusions": _avoiding(
+                view,
+                [w.pod.pinned for w in refused if w.pod],
+                "Unschedulable",
+                view.timing.unschedulable_seconds,
+            ),
+        }
+    )
+    first = refused[0].pod
+    message = f"{where(refused[0])} is placed again: {first.unschedulable if first else ''}"
+    status = set_condition(view, status, ConditionType.ADMITTED, False, "Displaced", message)
+    return Step(status, "Displaced", message)
+
+
+def admit(view: View) -> Step | None:
+    """Create what is missing when the whole gang fits; else say what is missing."""
+    missing = [worker.slot for worker in view.snapshot.workers if worker.pod is None]
+    if not missing or view.room:
+        return None
+    not_before = view.status.recovery.not_before
+    if not_before is not None and view.now < not_before:
+        return Step(view.status, "BackOff", recheck_at=not_before)
+    if view.pinned:
+        bound = {
+            w.slot: w.pod.node for w in view.snapshot.workers if w.pod is not None and w.pod.node
+        }
+        room = view.place(missing, bound, view.status.exclusions)
+        if isinstance(room, NoRoom):
+            return _no_room(view, room)
+        nodes: dict[int, str | None] = dict(room.nodes)
+        message = f"all {view.spec.workers} workers fit"
+    else:
+        nodes = dict.fromkeys(missing)
+        message = "the workers are created without a reservation"
+    status = set_condition(view, view.status, ConditionType.ADMITTED, True, "Admitted", message)
+    return Step(status, "Admitted", message, room=nodes)
+
+
+def _no_room(view: View, room: NoRoom) -> Step:
+    held = [worker for worker in view.snapshot.workers if worker.pod is not None]
+    if held and not view.holds(ConditionType.RECOVERING):
+        return _release(view, "DoesNotFit", room.message)
+    late = start_timeout(view)
+    if late is not None:
+        return late
+    status = set_condition(
+        view, view.status, ConditionType.ADMITTED, False, "DoesNotFit", room.message
+    )
+    return Step(
+        status,
+        "Waiting",
+        room.message,
+        recheck_at=min(view.now + timedelta(seconds=30), _start_limit(view)),
+    )
+
+
+def start_timeout(view: View) -> Step | None:
+    """Release a gang that is not connected in time."""
+    held = [worker for worker in view.snapshot.workers if worker.pod is not None]
+    if not held or view.now < _start_limit(view):
+        return None
+    missing = [worker for worker in view.snapshot.workers if not _ready(worker)]
+    trouble = next((w.pod.trouble for w in missing if w.pod and w.pod.trouble), None)
+    seconds = view.spec.gang.start_timeout_seconds
+    message = (
+        f"{len(missing)} of {view.spec.workers} workers were not connected within "
+        f"spec.gang.startTimeoutSeconds={seconds}"
+    )
+    if trouble:
+        message += f": {trouble[0]}: {trouble[1]}"
+    elif missing:
+        unschedulable = next((w.pod.unschedulable for w in missing if w.pod), "")
+        message += f": {where(missing[0])} {unschedulable}".rstrip()
+    return _release(view, "StartTimeout", message)
+
+
+def _start_limit(view: View) -> datetime:
+    created = [w.pod.created_at for w in view.snapshot.workers if w.pod is not None]
+    begin = max([view.attempt.opened_at, *([min(created)] if created else [])])
+    return begin + timedelta(seconds=view.spec.gang.start_timeout_seconds)
+
+
+def forming(view: View) -> Step | None:
+    """Publish the world once every worker of the gang is there and idle."""
+    limit = _start_limit(view)
+    missing = [worker for worker in view.snapshot.workers if not _ready(worker)]
+    if missing:
+        return Step(view.status, "Forming", recheck_at=earliest(view, limit))
+    disks = [w for w in view.snapshot.workers if w.agent and w.agent.request.disk.problem]
+    if disks and disks[0].agent and view.spec.checkpoint:
+        message = (
+            f"{where(disks[0])} cannot use spec.checkpoint.directory="
+            f"{view.spec.checkpoint.directory}: {disks[0].agent.request.disk.problem}"
+        )
+        status = set_condition(
+            view, view.status, ConditionType.CHECKPOINT_FRESH, False, "DirectoryUnusable", message
+        )
+        return Step(status, "DirectoryUnusable", message, recheck_at=earliest(view, limit))
+    not_before = view.status.recovery.not_before
+    if not_before is not None and view.now < not_before:
+        return Step(view.status, "BackOff", recheck_at=not_before)
+    master = view.snapshot.workers[0]
+    status = publish(view, master)
+    assert status.attempt is not None
+    return Step(status, "Published", f"the world of attempt {status.attempt.number} is fixed")
+
+
+def _ready(worker: Worker) -> bool:
+    """Return whether this worker's agent is there, idle, and has left all earlier attempts."""
+    agent, pod = worker.agent, worker.pod
+    if agent is None or pod is None or pod.dead or not pod.node or not pod.address:
+        return False
+    if worker.silent_seconds > SILENCE_LIMIT_SECONDS or not agent.request.free_port:
+        return False
+    run = agent.request.run
+    return run is None or run.alive == 0
+
+
+def _release(view: View, reason: str, message: str) -> Step:
+    holding = frozenset(w.slot for w in view.snapshot.workers if w.pod is not None)
+    status = view.status.model_copy(update={"slots": next_incarnation(view.status.slots, holding)})
+    status = start_failed(status, view.spec.recovery, view.now)
+    status = set_condition(view, status, ConditionType.ADMITTED, False, reason, message)
+    return Step(status, reason, message)
+
+
+def _avoiding(view: View, nodes: list[str], reason: str, seconds: float) -> list[Exclusion]:
+    live = [one for one in view.status.exclusions if one.until > view.now]
+    until = truncate(view.now + timedelta(seconds=seconds))
+    new = sorted({node for node in nodes if node} - {one.node for one in live})
+    live += [Exclusion(node=node, until=until, reason=reason) for node in new]
+    return live[-MAX_EXCLUSIONS:]
