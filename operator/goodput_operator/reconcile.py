@@ -58,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 STALE_VIEW_SECONDS = 2.0
 CONCURRENT_WRITES = 64
+MAX_NOTE_BYTES = 1024
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
     {"Admitted", "Running", "Succeeded", "Failed", "Suspended", "Resumed", "TemplateInvalid"}
@@ -450,7 +451,10 @@ _: PlaceFunction = _no_book
 def event(
     job: Mapping[str, Any], reason: str, message: str, at: datetime, *, warning: bool
 ) -> dict[str, Any]:
-    """Return an event of events.k8s.io/v1; its name is the job's and the moment, as client-go's."""
+    """Return an event of events.k8s.io/v1; its name is the job's and the moment, as client-go's.
+
+    Its note is the first line of the message: a list of events has a line for each.
+    """
     metadata = job["metadata"]
     moment = at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
@@ -465,7 +469,7 @@ def event(
         "reportingInstance": names.OPERATOR_NAME,
         "action": "Reconcile",
         "reason": reason,
-        "note": message[:1000],
+        "note": message.partition("\n")[0].encode()[:MAX_NOTE_BYTES].decode(errors="ignore"),
         "type": "Warning" if warning else "Normal",
         "regarding": {
             "apiVersion": names.API_VERSION,

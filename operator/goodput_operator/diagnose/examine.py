@@ -6,7 +6,7 @@ alive, whatever its node's conditions say. Only a gang that stands still, or the
 pod or of a node, makes a silent worker a lost one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -21,9 +21,13 @@ STARTING_SILENCE_LIMIT_SECONDS = 30.0
 """The same before the first step, when every rank may be busy importing."""
 BLIND_SILENCE_LIMIT_SECONDS = 60.0
 """The same where the trainer gives no sign of progress: its node must be not ready, too."""
+HEARD_SECONDS = 7.0
+"""A worker that lives is heard of this often: the longest poll, and some."""
 STILL_SECONDS = 5.0
 STILL_STEPS = 10
 """A gang stands still when no step has been finished for so long: both of these."""
+
+MAX_OUTPUT_CHARACTERS = 800
 
 PREEMPTION_REASONS = frozenset(
     {"PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "DeletionByTaintManager"}
@@ -333,77 +337,64 @@ def _silent(
         and worker.node is not NodeHealth.GONE
         and not succeeded(worker, attempt.number)
     ]
-    findings = []
     limit = _silence_limit(attempt, progress)
     over = [worker for worker in waiting if worker.silent_seconds > limit]
-    still = stands_still(progress, now)
-    stopping = attempt.state is AttemptState.STOPPING
-    nobody_heard = len(over) == len(snapshot.workers) and all(
-        worker.node is not NodeHealth.NOT_READY for worker in over
-    )
-    for worker in over:
-        silence = f"{where(worker)}: not heard of for {worker.silent_seconds:.0f} s"
-        at = progress.step_at if progress.step_at and still else None
-        at = at or now - timedelta(seconds=worker.silent_seconds)
-        if nobody_heard:
-            continue
-        if still is False and not stopping:
-            findings.append(
-                _uncertain(
-                    worker, f"{where(worker)} is silent, but the gang advances: left alone", at
-                )
-            )
-        elif worker.node is NodeHealth.NOT_READY:
-            findings.append(
-                Finding(
-                    Kind.WORKER_LOST,
-                    worker.slot,
-                    "NodeLost",
-                    f"{silence}; its node is not ready, and the gang stands still",
-                    at,
-                )
-            )
-        elif still or stopping:
-            findings.append(
-                Finding(
-                    Kind.WORKER_LOST,
-                    worker.slot,
-                    "WorkerSilent",
-                    f"{silence}, and the gang stands still",
-                    at,
-                )
-            )
-        else:
-            findings.append(
-                _uncertain(
-                    worker,
-                    f"{where(worker)} is silent, and nothing tells whether the gang advances: "
-                    f"left alone",
-                    at,
-                )
-            )
-    if over and nobody_heard:
-        findings.append(
-            Finding(
-                Kind.REPORTS_VANISHED,
-                -1,
-                "ReportsVanished",
-                "no worker is heard of, but their nodes are well: nothing is done until "
-                "somebody speaks",
-                now,
-                certain=False,
-            )
-        )
+    deaf = min(worker.silent_seconds for worker in snapshot.workers) > HEARD_SECONDS
+    still = None if deaf else stands_still(progress, _heard_at(snapshot, now))
+    if attempt.state is AttemptState.STOPPING and not deaf:
+        still = True
+    findings = [_silence(worker, progress, still, deaf, now) for worker in over]
+    if deaf and over and not any(one.certain for one in findings):
+        findings = [_reports_vanished(now)]
     next_times = [
         now + timedelta(seconds=max(0.5, limit - worker.silent_seconds + 0.1))
         for worker in waiting
         if worker not in over
     ]
-    if over and still is False and progress.step_at is not None:
-        next_times.append(_still_at(progress, progress.step_at) + timedelta(seconds=0.1))
-    elif over:
-        next_times.append(now + timedelta(seconds=2))
+    if over:
+        due = now + timedelta(seconds=1)
+        if still is False and progress.step_at is not None:
+            due = max(due, _still_at(progress, progress.step_at))
+        next_times.append(due)
     return findings, min(next_times, default=None)
+
+
+def _heard_at(snapshot: JobSnapshot, now: datetime) -> datetime:
+    """Return when somebody of the gang was last heard of.
+
+    That the gang stands still is known from a word that came later than the next step should
+    have: a word that does not come tells nothing of the gang.
+    """
+    return max((one.agent.received_at for one in snapshot.workers if one.agent), default=now)
+
+
+def _silence(
+    worker: Worker, progress: GangProgress, still: bool | None, deaf: bool, now: datetime
+) -> Finding:
+    """Return what the silence of one worker means, in a gang that stands still or does not."""
+    silence = f"{where(worker)}: not heard of for {worker.silent_seconds:.0f} s"
+    silent_since = now - timedelta(seconds=worker.silent_seconds)
+    at = progress.step_at if progress.step_at and still else silent_since
+    if still is False:
+        left_alone = f"{where(worker)} is silent, but the gang advances: left alone"
+        return _uncertain(worker, left_alone, at)
+    if worker.node is NodeHealth.NOT_READY:
+        also = "nobody else is heard of" if deaf else "nothing tells that the gang advances"
+        message = f"{silence}; its node is not ready, and "
+        message += "the gang stands still" if still else also
+        return Finding(Kind.WORKER_LOST, worker.slot, "NodeLost", message, at)
+    if still:
+        message = f"{silence}, and the gang stands still"
+        return Finding(Kind.WORKER_LOST, worker.slot, "WorkerSilent", message, at)
+    unknown = f"{where(worker)} is silent, and nothing tells whether the gang advances: left alone"
+    return _uncertain(worker, unknown, at)
+
+
+def _reports_vanished(now: datetime) -> Finding:
+    message = (
+        "no worker is heard of, but their nodes are well: nothing is done until somebody speaks"
+    )
+    return Finding(Kind.REPORTS_VANISHED, -1, "ReportsVanished", message, now, certain=False)
 
 
 def _uncertain(worker: Worker, message: str, at: datetime) -> Finding:
@@ -441,7 +432,6 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
             )
             continue
         how = f"signal {first.signal}" if first.signal else f"exit code {first.exit_code}"
-        evidence = first.exception or (first.last_lines[-1] if first.last_lines else "")
         findings.append(
             Finding(
                 Kind.PROCESS_FAILED,
@@ -449,7 +439,8 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
                 "OutOfMemory" if first.reason == "OutOfMemory" else "ProcessFailed",
                 f"rank {first.rank} of {where(worker)} ended with {how}"
                 + (f" ({first.reason})" if first.reason not in ("", "Error") else "")
-                + (f": {evidence[:500]}" if evidence else ""),
+                + (f": {first.exception[:500]}" if first.exception else "")
+                + _last_lines(first.last_lines),
                 worker.agent.time_of(first.at),
                 charged=True,
                 requeue=first.exit_code != EXIT_CODE_DO_NOT_REQUEUE,
@@ -457,3 +448,9 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
         )
     # A worker that asks not to be tried again is the cause, whoever failed of it first.
     return sorted(findings, key=lambda one: (one.requeue, one.at, one.slot))
+
+
+def _last_lines(lines: Sequence[str]) -> str:
+    """Return the end of a process's output, as further lines of a message."""
+    kept = "\n".join(lines)[-MAX_OUTPUT_CHARACTERS:]
+    return f"\nIts last lines:\n{kept}" if kept else ""

@@ -65,6 +65,41 @@ def test_nothing_is_done_when_all_reports_vanish_at_once(training) -> None:
     assert world.condition(ConditionType.DEGRADED).reason == "ReportsVanished"
 
 
+def test_reports_that_vanish_one_after_the_other_are_no_standstill(training) -> None:
+    world = training(2)
+    world.silence(1)
+    world.pass_time(4)
+    world.silence(0)
+    for _ in range(60):
+        world.jump(1)
+        world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
+    assert world.condition(ConditionType.DEGRADED).reason == "ReportsVanished"
+
+
+def test_a_step_is_not_late_before_a_report_could_have_told_of_it(training) -> None:
+    world = training(4)
+    world.silence(3)
+    for step in range(13, 40):
+        world.jump(5.5)
+        world.settle()
+        world.train(step)
+    assert world.attempt.number == 1
+    assert world.attempt.state is AttemptState.RUNNING
+
+
+def test_a_gang_that_is_lost_with_its_only_node_is_placed_elsewhere(training) -> None:
+    world = training(2, spare_nodes=2)
+    for node in ("node-0", "node-1"):
+        world.lose_node(node, noticed=True)
+    for _ in range(60):
+        world.jump(1)
+        world.settle()
+    assert world.attempt.number == 2
+    assert world.status.recovery.restarts == []
+    assert {"job-0-1", "job-1-1"} <= set(world.pods)
+
+
 def test_without_the_sdk_the_next_attempt_waits_for_confirmed_death(training) -> None:
     world = training(2, sdk=False)
     world.delete_pod("job-1-0", at_once=False)
@@ -95,11 +130,11 @@ def test_three_failures_without_a_new_step_fail_the_job_with_the_evidence(traini
     for _ in range(4):
         if world.true(ConditionType.FAILED):
             break
-        world.fail(0, exception="RuntimeError: bad batch")
+        world.fail(0, exception="RuntimeError: bad batch", last_lines=("batch 7", "is bad"))
         world.pass_time(30)
     failed = world.condition(ConditionType.FAILED)
     assert failed.status == "True"
-    assert "RuntimeError: bad batch" in failed.message
+    assert "RuntimeError: bad batch\nIts last lines:\nbatch 7\nis bad" in failed.message
     assert "maxRestartsWithoutProgress" in failed.message
     assert world.status.recovery.total == 4  # the first attempt had finished new steps
     world.assert_ledger_sums()
