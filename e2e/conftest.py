@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -52,12 +53,25 @@ def operator(cluster: Cluster) -> Operator:
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own; it is empty of pods when the next test begins."""
+    with _namespace(cluster, request.node) as name:
+        yield name
+
+
+@pytest.fixture
+def other_namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Another namespace of the test's own."""
+    with _namespace(cluster, request.node) as name:
+        yield name
+
+
+@contextmanager
+def _namespace(cluster: Cluster, test: pytest.Item) -> Iterator[str]:
     name = f"e2e-{uuid.uuid4().hex[:6]}"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     cluster.api.call("POST", "/api/v1/namespaces", body)
     yield name
-    if request.node.stash.get(FAILED, False):
-        print(collect(cluster, name, request.node.name))
+    if test.stash.get(FAILED, False):
+        print(collect(cluster, name, test.name))
     _empty(cluster, name)
     cluster.api.call("DELETE", f"/api/v1/namespaces/{name}")
     shutil.rmtree(cluster.shared_dir / name, ignore_errors=True)
