@@ -141,16 +141,20 @@ def _no_room(view: View, room: NoRoom) -> Step:
 
 
 def start_timeout(view: View) -> Step | None:
-    """Release a gang that is not connected in time."""
+    """Release a gang that is not connected, or cannot use its directory, in time."""
     held = [worker for worker in view.snapshot.workers if worker.pod is not None]
     if not held or view.now < _start_limit(view):
         return None
     missing = [worker for worker in view.snapshot.workers if not _ready(worker)]
+    unusable = _unusable_directory(view)
+    if not missing and not unusable:
+        return None
     trouble = next((w.pod.trouble for w in missing if w.pod and w.pod.trouble), None)
-    seconds = view.spec.gang.start_timeout_seconds
+    within = f"within spec.gang.startTimeoutSeconds={view.spec.gang.start_timeout_seconds}"
     message = (
-        f"{len(missing)} of {view.spec.workers} workers were not connected within "
-        f"spec.gang.startTimeoutSeconds={seconds}"
+        f"{len(missing)} of {view.spec.workers} workers were not connected {within}"
+        if missing
+        else f"not mended {within}: {unusable}"
     )
     if trouble:
         message += f": {trouble[0]}: {trouble[1]}"
@@ -163,6 +167,7 @@ def start_timeout(view: View) -> Step | None:
 def _start_limit(view: View) -> datetime:
     created = [w.pod.created_at for w in view.snapshot.workers if w.pod is not None]
     begin = max([view.attempt.opened_at, *([min(created)] if created else [])])
+    begin = max(begin, view.status.recovery.not_before or begin)  # the back-off is our wish
     return begin + timedelta(seconds=view.spec.gang.start_timeout_seconds)
 
 
@@ -172,16 +177,12 @@ def forming(view: View) -> Step | None:
     missing = [worker for worker in view.snapshot.workers if not _ready(worker)]
     if missing:
         return Step(view.status, "Forming", recheck_at=earliest(view, limit))
-    disks = [w for w in view.snapshot.workers if w.agent and w.agent.request.disk.problem]
-    if disks and disks[0].agent and view.spec.checkpoint:
-        message = (
-            f"{where(disks[0])} cannot use spec.checkpoint.directory="
-            f"{view.spec.checkpoint.directory}: {disks[0].agent.request.disk.problem}"
-        )
+    unusable = _unusable_directory(view)
+    if unusable:
         status = set_condition(
-            view, view.status, ConditionType.CHECKPOINT_FRESH, False, "DirectoryUnusable", message
+            view, view.status, ConditionType.CHECKPOINT_FRESH, False, "DirectoryUnusable", unusable
         )
-        return Step(status, "DirectoryUnusable", message, recheck_at=earliest(view, limit))
+        return Step(status, "DirectoryUnusable", unusable, recheck_at=earliest(view, limit))
     not_before = view.status.recovery.not_before
     if not_before is not None and view.now < not_before:
         return Step(view.status, "BackOff", recheck_at=not_before)
@@ -189,6 +190,16 @@ def forming(view: View) -> Step | None:
     status = publish(view, master)
     assert status.attempt is not None
     return Step(status, "Published", f"the world of attempt {status.attempt.number} is fixed")
+
+
+def _unusable_directory(view: View) -> str:
+    """Return which worker cannot use the checkpoint directory, and why; empty when all can."""
+    for worker in view.snapshot.workers:
+        problem = worker.agent.request.disk.problem if worker.agent else ""
+        if problem and view.spec.checkpoint:
+            directory = view.spec.checkpoint.directory
+            return f"{where(worker)} cannot use spec.checkpoint.directory={directory}: {problem}"
+    return ""
 
 
 def _ready(worker: Worker) -> bool:

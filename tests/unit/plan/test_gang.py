@@ -1,5 +1,6 @@
 """No half gang, no deadlock, no endless hold."""
 
+from goodput.protocol import Disk
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 
 
@@ -122,3 +123,44 @@ def test_the_api_servers_own_words_reach_the_condition(make_world) -> None:
     world.settle()
     assert "Required value" in world.condition(ConditionType.TEMPLATE_VALID).message
     assert world.pods == {}
+
+
+def test_a_gang_whose_directory_cannot_be_used_starts_nothing_and_is_released_in_time(
+    make_world,
+) -> None:
+    world = make_world(
+        2, checkpoint={"directory": "/checkpoints"}, gang={"startTimeoutSeconds": 60}
+    )
+    world.disk = Disk(problem="not writable: Read-only file system")
+    world.settle()
+    assert world.condition(ConditionType.CHECKPOINT_FRESH).reason == "DirectoryUnusable"
+    assert world.attempt.state is AttemptState.FORMING
+    world.pass_time(61)
+    assert sorted(world.pods) == ["job-0-1", "job-1-1"], "a first new try, at once"
+    world.pass_time(61)
+    assert world.pods == {}
+    released = world.condition(ConditionType.ADMITTED)
+    assert released.reason == "StartTimeout"
+    assert "not mended within spec.gang.startTimeoutSeconds=60" in released.message
+    assert "Read-only file system" in released.message
+
+
+def test_a_back_off_that_outlasts_the_start_timeout_keeps_the_survivors(training) -> None:
+    world = training(
+        2,
+        gang={"startTimeoutSeconds": 10},
+        recovery={
+            "backoffSeconds": 60,
+            "maxBackoffSeconds": 60,
+            "maxRestartsWithoutProgress": 9,
+        },
+    )
+    for _ in range(3):
+        world.fail(0)
+        world.settle()
+    assert world.attempt.state is AttemptState.FORMING
+    world.pass_time(50)
+    assert world.attempt.state is AttemptState.FORMING
+    world.pass_time(20)
+    assert world.attempt.state is AttemptState.RUNNING
+    assert world.deleted == []
