@@ -7,6 +7,7 @@ of a failed test outside the checkout and prints where.
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -81,6 +82,18 @@ def _namespace(cluster: Cluster, test: pytest.Item) -> Iterator[str]:
 def job(operator: Operator, namespace: str) -> Job:
     """A job that is not applied yet, with a checkpoint directory of its own."""
     return Job(operator.cluster, namespace)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Say after each test how long it took: these are the long ones."""
+    began = time.monotonic()
+    result = yield
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and item.config.get_verbosity() == 0:
+        reporter.ensure_newline()
+        reporter.write_line(f"{time.monotonic() - began:7.1f} s  {item.nodeid}")
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
