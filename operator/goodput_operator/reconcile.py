@@ -358,6 +358,11 @@ class Reconciler:
                     f"a pod named {name} exists in namespace {key[0]} and is not ours: delete "
                     f"it or rename the job"
                 ) from None
+            labels = created["metadata"].get("labels") or {}
+            if not job_labels(key[1]).items() <= labels.items():
+                # Somebody took our labels off, so no watch of ours sees it.
+                await self._delete(key, name, created["metadata"]["uid"])
+                raise ConflictError(f"pod {name} has lost our labels and is made anew") from None
         except (ForbiddenError, InvalidError) as error:
             self._refusals[key] = str(error)
             if self.book:
