@@ -31,9 +31,11 @@ def phase(status: TrainingJobStatus) -> tuple[str, str]:
     attempt = status.attempt
     if attempt is not None and attempt.state is AttemptState.STOPPING:
         return "Stopping", attempt.reason
-    admitted = find_condition(status, ConditionType.ADMITTED)
-    reason = admitted.reason if admitted is not None else ""
-    return ("Starting" if is_true(status, ConditionType.ADMITTED) else "Queued"), reason
+    starting = is_true(status, ConditionType.ADMITTED)
+    why = find_condition(
+        status, ConditionType.RUNNING if starting else ConditionType.ADMITTED
+    )  # what it waits for: its pods to start, or a place for them
+    return ("Starting" if starting else "Queued"), why.reason if why is not None else ""
 
 
 def with_conditions(status: TrainingJobStatus, view: View, message: str) -> TrainingJobStatus:

@@ -164,3 +164,17 @@ def test_a_back_off_that_outlasts_the_start_timeout_keeps_the_survivors(training
     world.pass_time(20)
     assert world.attempt.state is AttemptState.RUNNING
     assert world.deleted == []
+
+
+def test_a_gang_that_cannot_start_says_why_beside_its_phase(make_world) -> None:
+    world = make_world(2)
+    world.agents_connect = False
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Starting", "Forming")
+    waiting = {"reason": "ErrImagePull", "message": "no such image"}
+    world.pods["job-1-0"]["status"]["initContainerStatuses"] = [
+        {"name": "goodput-agent", "state": {"waiting": waiting}}
+    ]
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Starting", "ErrImagePull")
+    assert "no such image" in world.condition(ConditionType.RUNNING).message
