@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -90,9 +91,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     began = time.monotonic()
     result = yield
     reporter = item.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and item.config.get_verbosity() == 0:
-        reporter.ensure_newline()
-        reporter.write_line(f"{time.monotonic() - began:7.1f} s  {item.nodeid}")
+    ours = item.path.is_relative_to(Path(__file__).parent)  # called for other folders' tests, too
+    if ours and reporter is not None and item.config.get_verbosity() == 0:
+        reporter.write(f" {item.name}: {time.monotonic() - began:.1f} s")
     return result
 
 
