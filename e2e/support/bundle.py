@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from e2e.cluster.binaries import ensure
+from e2e.cluster.binaries import KUBERNETES_VERSION, ensure
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.paths import REPOSITORY
 from e2e.cluster.run import run
@@ -19,7 +19,8 @@ def main() -> int:
         helm = str(ensure(["helm"])["helm"])
         run([helm, "package", str(CHART), "--destination", str(dist)])
         argv = [helm, "template", RELEASE, str(CHART), "--namespace", NAMESPACE]
-        rendered = run([*argv, "--set", "namespace.create=true"]).stdout
+        argv += ["--kube-version", KUBERNETES_VERSION, "--set", "namespace.create=true"]
+        rendered = run(argv).stdout
     except ClusterError as failed:
         print(f"error: {failed}", file=sys.stderr)
         return 1
