@@ -17,11 +17,12 @@ import pytest
 
 from e2e.cluster import Cluster, unavailable_reason
 from e2e.cluster.api import ApiError
-from e2e.cluster.errors import ClusterError, WaitTimeoutError
+from e2e.cluster.errors import WaitTimeoutError
 from e2e.cluster.images import build_static_images
 from e2e.support.evidence import collect
 from e2e.support.installation import Operator
 from e2e.support.job import Job
+from e2e.support.suite import is_up
 
 FAILED = pytest.StashKey[bool]()
 
@@ -29,16 +30,12 @@ FAILED = pytest.StashKey[bool]()
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A cluster with real nodes and the images of training pods."""
-    try:
-        running = Cluster.attach()
-        made = not running.nodes or running.unhealthy_reason() is not None
-    except ClusterError:
-        made = True
+    made = not is_up()
     if made:
         reason = unavailable_reason("node")
         if reason is not None:
             pytest.skip(reason)
-        running = Cluster.up()
+    running = Cluster.up() if made else Cluster.attach()
     for archive in build_static_images():
         running.load_image(archive)
     yield running
@@ -93,7 +90,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     reporter = item.config.pluginmanager.get_plugin("terminalreporter")
     ours = item.path.is_relative_to(Path(__file__).parent)  # called for other folders' tests, too
     if ours and reporter is not None and item.config.get_verbosity() == 0:
-        reporter.write(f" {item.name}: {time.monotonic() - began:.1f} s")
+        reporter.ensure_newline()
+        reporter.write_line(f"{time.monotonic() - began:7.1f} s  {item.name}")
     return result
 
 

@@ -60,9 +60,9 @@ def is_up() -> bool:
     """Tell whether a healthy cluster with nodes is running."""
     try:
         cluster = Cluster.attach()
-    except ClusterError:
+        return bool(cluster.nodes) and cluster.unhealthy_reason() is None
+    except (ClusterError, OSError):  # none is up, or it is another user's
         return False
-    return bool(cluster.nodes) and cluster.unhealthy_reason() is None
 
 
 def _pytest() -> int:
