@@ -14,6 +14,7 @@ from goodput_operator.api.base import truncate
 from goodput_operator.api.status import AttemptState, ConditionType, TrainingJobStatus
 from goodput_operator.diagnose.examine import (
     SILENCE_LIMIT_SECONDS,
+    Finding,
     Kind,
     succeeded,
     where,
@@ -157,27 +158,28 @@ def suspend_running(view: View) -> Step | None:
 def stopping(view: View) -> Step | None:
     """Wait until no process of the attempt can do harm, then close it.
 
-    A fault that turns out to be a lost worker's is re-attributed before it is counted.
+    The first report of a fault need not be that of the first fault: when a truer cause comes to
+    light, it gets the blame, before the incident is counted.
     """
     attempt = view.status.attempt
     if attempt is None or attempt.state is not AttemptState.STOPPING:
         return None
-    cause = view.diagnosis.first_cause
-    if (
-        attempt.charged
-        and attempt.reason != DO_NOT_REQUEUE
-        and cause is not None
-        and cause.kind is Kind.WORKER_LOST
-        and not cause.charged
-    ):
+    cause = _truer_cause(view)
+    if cause is not None:
+        lost = cause.kind is Kind.WORKER_LOST
         blamed = attempt.model_copy(
             update={
-                "reason": cause.reason,
-                "message": f"{cause.message}; then: {attempt.message}"[:1500],
-                "charged": False,
+                "reason": cause.reason if cause.requeue else DO_NOT_REQUEUE,
+                "message": (cause.message + (f"; then: {attempt.message}" if lost else ""))[:1500],
+                "charged": cause.charged,
+                "ended_at": min(truncate(cause.at), attempt.ended_at or cause.at),
             }
         )
-        return Step(view.status.model_copy(update={"attempt": blamed}), cause.reason, cause.message)
+        status = view.status.model_copy(update={"attempt": blamed})
+        status = set_condition(
+            view, status, ConditionType.RECOVERING, True, cause.reason, blamed.message
+        )
+        return Step(status, cause.reason, cause.message)
     pending = [worker for worker in view.snapshot.workers if not _harmless(view, worker)]
     if not pending:
         return Step(close(view), "Closed", f"attempt {attempt.number} is closed: {attempt.reason}")
@@ -197,6 +199,21 @@ def stopping(view: View) -> Step | None:
             else f"waiting for {where(pending[0])} to stop",
         )
     return Step(status, "Stopping", recheck_at=earliest(view, view.now + timedelta(seconds=2)))
+
+
+def _truer_cause(view: View) -> Finding | None:
+    """Return what explains the end of the attempt better than the failure that was blamed.
+
+    A lost worker, of which its peers fail; a process that failed earlier; or one that asks not
+    to be tried again.
+    """
+    attempt, cause = view.attempt, view.diagnosis.first_cause
+    if cause is None or not attempt.charged or attempt.reason == DO_NOT_REQUEUE:
+        return None
+    if attempt.message.startswith(cause.message[:200]):
+        return None  # it has the blame
+    earlier = attempt.ended_at is None or truncate(cause.at) < attempt.ended_at
+    return cause if earlier or cause.kind is Kind.WORKER_LOST or not cause.requeue else None
 
 
 def _harmless(view: View, worker: Worker) -> bool:

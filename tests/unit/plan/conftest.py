@@ -203,8 +203,9 @@ class World:
         code: int = 1,
         exception: str = "ValueError: boom",
         last_lines: tuple[str, ...] = (),
+        seconds_ago: float = 0,
     ) -> None:
-        """The worker's process ends with `code`."""
+        """The worker's process ends with `code`, or has ended without our hearing of it yet."""
         agent = self.agent(slot)
         assert agent.run is not None
         agent.run = replace(
@@ -214,7 +215,7 @@ class World:
             exits=(
                 ProcessExit(
                     rank=slot,
-                    at=self._clock(),
+                    at=self._clock() - int(1000 * seconds_ago),
                     exit_code=code,
                     exception=exception,
                     last_lines=last_lines,

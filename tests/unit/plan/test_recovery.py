@@ -162,6 +162,31 @@ def test_exit_code_93_is_never_tried_again(training) -> None:
     assert world.status.recovery.total == 1
 
 
+def test_the_first_process_to_fail_gets_the_blame_also_when_it_is_heard_of_later(training) -> None:
+    world = training(2)
+    world.jump(1)
+    world.fail(0, exception="ConnectionError: rank 1 is gone")
+    world.visit()
+    assert "rank 0" in world.attempt.message
+    world.fail(1, exception="ValueError: boom", seconds_ago=0.5)
+    world.settle()
+    recovering = world.condition(ConditionType.RECOVERING)
+    assert "rank 1 of worker 1" in recovering.message
+    assert "ValueError: boom" in recovering.message
+    assert len(world.status.recovery.restarts) == 1
+    world.assert_ledger_sums()
+
+
+def test_exit_code_93_counts_also_when_a_peer_that_failed_of_it_is_heard_first(training) -> None:
+    world = training(2)
+    world.fail(0, exception="ConnectionError: rank 1 is gone")
+    world.visit()
+    world.jump(0.1)
+    world.fail(1, code=93)
+    world.settle()
+    assert world.condition(ConditionType.FAILED).reason == "DoNotRequeue"
+
+
 def test_a_lost_worker_explains_its_peers_failures(training) -> None:
     world = training(2)
     world.fail(0, exception="RuntimeError: connection reset by peer")
