@@ -16,7 +16,7 @@ from goodput_operator.errors import GoodputError
 from goodput_operator.observe.snapshot import JobSnapshot, PodView
 from goodput_operator.plan.answers import answers
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
-from goodput_operator.plan.rules import RULES
+from goodput_operator.plan.rules import RULES, next_deadline
 from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, is_finished
 
 MAX_STEPS = 16
@@ -99,8 +99,11 @@ def decide(
     view, last, decisions, ended = _follow_rules(view, status.attempt)
     after = next_status(status, diagnosis, view, ended, last.message)
     write, flush_at = worth_writing(status, after, now, timing)
-    times = [time for time in (last.recheck_at, flush_at) if time is not None]
     done = after.finished_at if is_finished(after) else None
+    due = None if done else next_deadline(view)
+    times = [
+        time for time in (last.recheck_at, flush_at, due.at if due else None) if time is not None
+    ]
     return Plan(
         status=after,
         write=write,

@@ -8,6 +8,7 @@ what follows a stop needs the agents' word.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from goodput_operator.api.base import truncate
@@ -78,29 +79,49 @@ def finished(view: View) -> Step | None:
     return Step(view.status, "Finished", recheck_at=_cleanup_at(view))
 
 
-def deadline(view: View) -> Step | None:
-    """Fail a job that has not started, or not finished, in its time."""
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment at which the job fails, and why."""
+
+    at: datetime
+    reason: str
+    message: str
+
+
+def next_deadline(view: View) -> Deadline | None:
+    """Return the first deadline that the job has to meet, None when it has none."""
     spec, status = view.spec, view.status
     if spec.suspend:
         return None
-    since = status.active_since
-    if spec.active_deadline_seconds is not None and since is not None:
-        until = since + timedelta(seconds=spec.active_deadline_seconds)
-        if view.now >= until:
-            return fail(
-                view,
+    since = status.active_since or view.snapshot.created_at
+    deadlines = []
+    if spec.active_deadline_seconds is not None:
+        deadlines.append(
+            Deadline(
+                since + timedelta(seconds=spec.active_deadline_seconds),
                 "DeadlineExceeded",
                 f"active for spec.activeDeadlineSeconds={spec.active_deadline_seconds} seconds",
             )
+        )
     if spec.start_deadline_seconds is not None and status.started_at is None:
-        until = (since or view.snapshot.created_at) + timedelta(seconds=spec.start_deadline_seconds)
-        if view.now >= until:
-            return fail(
-                view,
+        waits = view.condition(ConditionType.RUNNING)
+        deadlines.append(
+            Deadline(
+                since + timedelta(seconds=spec.start_deadline_seconds),
                 "StartDeadlineExceeded",
-                f"no attempt ran within spec.startDeadlineSeconds={spec.start_deadline_seconds}",
+                f"no attempt ran within spec.startDeadlineSeconds={spec.start_deadline_seconds}"
+                + (f": {waits.message}" if waits is not None and waits.message else ""),
             )
-    return None
+        )
+    return min(deadlines, key=lambda one: one.at, default=None)
+
+
+def deadline(view: View) -> Step | None:
+    """Fail a job that has not started, or not finished, in its time."""
+    due = next_deadline(view)
+    if due is None or view.now < due.at:
+        return None
+    return fail(view, due.reason, due.message)
 
 
 def template_invalid(view: View) -> Step | None:

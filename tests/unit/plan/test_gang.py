@@ -1,5 +1,7 @@
 """No half gang, no deadlock, no endless hold."""
 
+from datetime import timedelta
+
 from goodput.protocol import Disk
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 
@@ -88,6 +90,18 @@ def test_suspend_deletes_the_pods_and_resume_goes_on_from_the_checkpoint(trainin
     assert world.status.recovery.total == 0
     assert world.spent(Bucket.SUSPENDED) >= 200
     world.assert_ledger_sums()
+
+
+def test_a_start_deadline_is_kept_to_the_second_and_says_what_was_waited_for(make_world) -> None:
+    world = make_world(3, spare_nodes=-1, startDeadlineSeconds=7)
+    world.settle()
+    deadline = world.now + timedelta(seconds=7)
+    assert world.visit().recheck_at == deadline
+    world.pass_time(7)
+    failed = world.condition(ConditionType.FAILED)
+    assert failed.reason == "StartDeadlineExceeded"
+    assert "startDeadlineSeconds=7: needs 3 nodes; 2 fit" in failed.message
+    assert world.visit().recheck_at != deadline
 
 
 def test_the_active_deadline_fails_the_job(training) -> None:
