@@ -163,6 +163,11 @@ class Cluster:
         found = self._processes(namespace, pod, container)[1]
         return [(process.pid, process.command) for process in found]
 
+    def pids_of(self, pod: dict[str, Any]) -> list[tuple[int, str]]:
+        """Return the same by a pod's object, which the API server may have forgotten since."""
+        found = self._provider.pod_processes(pod)
+        return [(process.pid, process.command) for process in found]
+
     def kill_process(
         self,
         namespace: str,

@@ -212,7 +212,7 @@ class Job:
 
     def trainers(self, pod: Object) -> list[int]:
         """Return the pids of a pod's training processes, also where nobody hears of them."""
-        found = self.cluster.pod_pids(self.namespace, pod["metadata"]["name"])
+        found = self.cluster.pids_of(pod)
         return [pid for pid, command in found if command.startswith("python3 /examples/")]
 
     def ledger(self) -> dict[str, float]:
