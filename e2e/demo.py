@@ -50,7 +50,6 @@ def main() -> int:
         with stage(screen) as cluster:
             play(cluster, screen)
     except KeyboardInterrupt:
-        screen.line("interrupted")
         return 130
     except (ClusterError, AssertionError, OSError) as failed:
         screen.error(str(failed))
@@ -106,6 +105,9 @@ def stage(screen: Screen) -> Iterator[Cluster]:
         yield cluster
         if keep:
             screen.how_to_look_further(cluster)
+    except KeyboardInterrupt:
+        screen.line("interrupted; clearing up")
+        raise
     finally:
         if not keep:
             _clear(cluster if found else None, screen)
