@@ -1,0 +1,34 @@
+"""The operator dies, or a write fails, at every write of every scenario: it comes to the same."""
+
+import pytest
+
+from tests.simulation.apiserver import Fault
+from tests.simulation.conftest import fault_free
+from tests.simulation.scenarios import SCENARIOS
+from tests.simulation.world import World, simulate
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_job_comes_to_rest(name: str) -> None:
+    async def rest(world: World) -> None:
+        await SCENARIOS[name](world)
+        await world.check_rest(120)
+
+    simulate(rest).check()
+
+
+def test_a_fault_at_any_write_changes_nothing_in_the_end(
+    name: str, position: int, fault: Fault
+) -> None:
+    tries = name != "refused_create"  # how many there were before the quota was raised: chance
+    expected = fault_free(name).outcome(tries=tries)
+
+    async def play(world: World) -> None:
+        await SCENARIOS[name](world)
+        await world.until(lambda: world.outcome(tries=tries) == expected, seconds=60)
+        await world.check_rest()
+
+    world = simulate(play, fault=(position, fault))
+    assert not world.server.faults, "the fault did not happen"
+    world.check()
+    assert world.outcome(tries=tries) == expected

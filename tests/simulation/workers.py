@@ -1,0 +1,328 @@
+"""The pods' insides: the real core of the agent, simulated processes, and what they train.
+
+A gang trains one step a second while every member of its world lives and can be reached; when a
+process dies, its peers fail of it, as after a broken collective; when a node is gone, they hang.
+Rank 0 commits every few steps. What must never happen is written into `World.violations`.
+"""
+
+import asyncio
+import base64
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from goodput.agent import core
+from goodput.agent.core import Core
+from goodput.agent.link import backoff_seconds
+from goodput.agent.settings import Settings
+from goodput.protocol import (
+    ENV_POD_IP,
+    HOLD_SECONDS,
+    TOKEN_AUDIENCE,
+    Commit,
+    Disk,
+    ProcessExit,
+    SyncAnswer,
+)
+from goodput.protocol import World as GangWorld
+from goodput_operator import names
+from tests.simulation.apiserver import Json
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+STEP_SECONDS = 1.0
+STEPS_PER_COMMIT = 3
+TERM_SECONDS = 0.2
+"""From SIGTERM to the end of a process."""
+PEERS_FAIL_SECONDS = 0.5
+"""From a process's end to that of its peers."""
+BACKOFF_CHANCE = 0.5
+
+
+@dataclass(eq=False)
+class Process:
+    """A training process; it belongs to one attempt and one pod."""
+
+    worker: "Worker"
+    world: GangWorld
+    alive: bool = True
+
+    def end(self, exit_code: int, number: int = 0) -> None:
+        """Die, or finish with 0; only once."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.worker.world.gang_of(self.world).left()
+        self.worker.ended(self, exit_code, number)
+
+    def say(self, kind: str, **what: Any) -> None:
+        """Tell the agent something, as the SDK does."""
+        at = asyncio.get_running_loop().time()
+        message = {"kind": kind, "rank": self.world.rank_offset, "attempt": self.world.attempt}
+        if self.alive and self.worker.world.sdk:
+            self.worker.heard(json.dumps({**message, "at": at, **what}).encode())
+
+
+@dataclass(eq=False)
+class Gang:
+    """The training of one attempt, over all members of its world."""
+
+    simulation: "World"
+    world: GangWorld
+    members: dict[int, Process] = field(default_factory=dict)
+    step: int = 0
+    broken: bool = False
+
+    def join(self, process: Process) -> None:
+        world = process.world
+        same = (self.world.workers, self.world.master_address, self.world.master_port)
+        if same != (world.workers, world.master_address, world.master_port):
+            self.simulation.violations.append(f"attempt {world.attempt} has two worlds")
+        if world.worker_rank in self.members:
+            self.simulation.violations.append(f"attempt {world.attempt} has a rank twice")
+        self.members[world.worker_rank] = process
+        if len(self.members) == world.workers and not self.broken:
+            self._restore()
+            asyncio.get_running_loop().call_later(STEP_SECONDS, self._next_step)
+
+    def left(self) -> None:
+        """A member has ended: its peers cannot go on."""
+        if not self.broken:
+            self.broken = True
+            asyncio.get_running_loop().call_later(PEERS_FAIL_SECONDS, self._fail)
+
+    def finish(self) -> None:
+        """All of it is trained."""
+        self.broken = True
+        for process in list(self.members.values()):
+            process.end(0)
+
+    def _fail(self) -> None:
+        for process in list(self.members.values()):
+            if process.worker.reachable:
+                process.end(1)
+
+    def _restore(self) -> None:
+        step, commit = self.world.restore_step, None
+        if step is not None:
+            commit = Commit(self.world.lineage[0].origin, step)
+            self.step = step
+            if commit not in self.simulation.disk:
+                self.simulation.violations.append(f"nobody ever wrote {commit}")
+        for process in self.members.values():
+            process.say("restore_begin")
+            process.say(
+                "restore_end", commit=None if commit is None else commit.to_dict(), problems=[]
+            )
+
+    def _next_step(self) -> None:
+        if self.broken:
+            return
+        asyncio.get_running_loop().call_later(STEP_SECONDS, self._next_step)
+        members = list(self.members.values())
+        if not all(process.alive and process.worker.reachable for process in members):
+            return
+        self.step += 1
+        for process in members:
+            process.say("step", step=self.step, milliseconds=int(STEP_SECONDS * 1000))
+        if self.step % STEPS_PER_COMMIT == 0:
+            self.simulation.disk.append(Commit(self.world.attempt, self.step))
+            at = asyncio.get_running_loop().time()
+            self.members[0].say("commit", step=self.step, step_at=at)
+
+
+class Worker:
+    """The trainer's container of one pod: the agent, and below it the processes.
+
+    Attributes:
+        reachable: its node has power and network; without, nothing it says arrives.
+    """
+
+    def __init__(self, world: "World", pod: Json, left: Callable[[int, str], None]) -> None:
+        self.world = world
+        self.pod = pod
+        self.reachable = True
+        self.processes: list[Process] = []
+        self._left = left
+        self._loop = asyncio.get_running_loop()
+        self._core = Core(Settings.from_environ(_environ(pod)), self._now(), "simulated")
+        self._core.port_found(29500)
+        self._timer: asyncio.TimerHandle | None = None
+        self._urgent = asyncio.Event()
+        self._gone = False
+        self._loop.call_later(0.05, self._look_at_disk)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def name(self) -> str:
+        name: str = self.pod["metadata"]["name"]
+        return name
+
+    @property
+    def uid(self) -> str:
+        uid: str = self.pod["metadata"]["uid"]
+        return uid
+
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if process.alive]
+
+    def terminate(self) -> None:
+        """The kubelet sends SIGTERM."""
+        self._event(self._core.signalled(signal.SIGTERM, self._now()))
+
+    def kill(self) -> None:
+        """The container, or the machine below it, is gone at once: nothing is said."""
+        self._gone = True
+        self.reachable = False
+        for process in self.living():
+            process.alive = False
+        self._end()
+
+    # --- what the processes do --------------------------------------------------------------
+
+    def ended(self, process: Process, exit_code: int, number: int) -> None:
+        if self._gone:
+            return
+        end = ProcessExit(
+            rank=process.world.rank_offset,
+            at=self._now(),
+            exit_code=exit_code,
+            signal=number,
+            reason="Killed" if number else "Error" if exit_code else "Completed",
+        )
+        self._event(self._core.exited(process.world.attempt, end, self._now()))
+
+    def heard(self, datagram: bytes) -> None:
+        if not self._gone:
+            self._event(self._core.heard(datagram, self._now()))
+
+    # --- the supervisor's part --------------------------------------------------------------
+
+    def _event(self, commands: core.Commands) -> None:
+        self._carry_out(commands)
+        if self._core.occupied and not self.living() and not self._gone:
+            self._carry_out(self._core.emptied(self._now()))
+        if self._timer is not None:
+            self._timer.cancel()
+        wake_at = self._core.wake_at()
+        if wake_at is not None and not self._gone:
+            self._timer = self._loop.call_at(max(self._loop.time(), wake_at / 1000), self._tick)
+
+    def _tick(self) -> None:
+        if not self._gone:
+            self._event(self._core.ticked(self._now()))
+
+    def _carry_out(self, commands: core.Commands) -> None:
+        for command in commands:
+            if isinstance(command, core.Start):
+                self._start(command.world)
+            elif isinstance(command, core.Signal):
+                self._signal(command.number)
+            elif isinstance(command, core.Report):
+                self._urgent.set()
+            elif isinstance(command, core.Leave):
+                self._tasks.append(self._loop.create_task(self._leave(command)))
+
+    def _start(self, world: GangWorld) -> None:
+        process = Process(self, world)
+        self.processes.append(process)
+        self.world.check_start(process)
+        self._event(self._core.spawned(world.attempt, world.rank_offset, self._now()))
+        self.world.gang_of(world).join(process)
+
+    def _signal(self, number: int) -> None:
+        for process in self.living():
+            delay = 0.0 if number == signal.SIGKILL else TERM_SECONDS
+            self._loop.call_later(delay, process.end, 128 + number, number)
+
+    async def _leave(self, command: core.Leave) -> None:
+        # A farewell that finds nobody does not hold the agent up for long.
+        try:
+            async with asyncio.timeout(2.0):
+                await self._exchange(0.0)
+        except (TimeoutError, ConnectionError):
+            pass
+        if not self._gone:
+            self._gone = True
+            self._left(command.exit_code, command.message)
+            self._end()
+
+    def _end(self) -> None:
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task is not current:
+                task.cancel()
+
+    # --- the link's part ----------------------------------------------------------------------
+
+    def _look_at_disk(self) -> None:
+        newest = max(self.world.disk, key=lambda one: (one.attempt, one.step), default=None)
+        highest = newest.attempt if newest else 0
+        self._event(self._core.surveyed(Disk(highest_attempt=highest, newest=newest), self._now()))
+        self._tasks += [
+            self._loop.create_task(self._poll()),
+            self._loop.create_task(self._send_urgent()),
+        ]
+
+    async def _poll(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._exchange(HOLD_SECONDS)
+            except ConnectionError:
+                await asyncio.sleep(0.05 + backoff_seconds(failures, BACKOFF_CHANCE))
+                failures += 1
+            else:
+                failures = 0
+                await asyncio.sleep(0.05)
+
+    async def _send_urgent(self) -> None:
+        failures = 0
+        while True:
+            await self._urgent.wait()
+            self._urgent.clear()
+            try:
+                await self._exchange(0.0)
+            except ConnectionError:
+                self._urgent.set()
+                await asyncio.sleep(0.05 + backoff_seconds(failures, BACKOFF_CHANCE))
+                failures += 1
+            else:
+                failures = 0
+                await asyncio.sleep(0.05)
+
+    async def _exchange(self, hold_seconds: float) -> None:
+        request = self._core.request(hold_seconds, self._now())
+        text = await self.world.sync(self, request.to_json(), hold_seconds)
+        answer = SyncAnswer.from_json(text)
+        if not self._gone:
+            self._event(self._core.answered(answer, request.sequence, self._now()))
+
+    def token(self) -> str:
+        """The projected token; its signature is nobody's concern here."""
+        metadata = self.pod["metadata"]
+        claims = {
+            "aud": [TOKEN_AUDIENCE],
+            "exp": 4_000_000_000,
+            "kubernetes.io": {
+                "namespace": metadata["namespace"],
+                "pod": {"name": metadata["name"], "uid": metadata["uid"]},
+            },
+        }
+        text = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+        return f"e30.{text}.signature"
+
+    def _now(self) -> int:
+        return int(self._loop.time() * 1000)
+
+
+def _environ(pod: Json) -> dict[str, str]:
+    containers = pod["spec"]["containers"]
+    trainer = next(
+        (one for one in containers if one["name"] == names.TRAINER_CONTAINER), containers[0]
+    )
+    found = {one["name"]: one["value"] for one in trainer["env"] if "value" in one}
+    return {**found, ENV_POD_IP: pod["status"]["podIP"]}

@@ -1,0 +1,332 @@
+"""A whole world on a virtual clock: the operator as it is, an API server, nodes, workers.
+
+The operator's own code runs unchanged: reconciler, gateway, caches, stores, queue, endpoint.
+Replaced are the HTTP connections (`apiserver`), the cluster (`cluster`) and the processes
+(`workers`, round the agent's real core). A scenario does harm by the verbs below.
+"""
+
+import asyncio
+from asyncio import FIRST_COMPLETED
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from goodput.protocol import Commit
+from goodput.protocol import World as GangWorld
+from goodput_operator import names
+from goodput_operator.api.status import ConditionType, TrainingJobStatus
+from goodput_operator.ledger.accounting import total
+from goodput_operator.observe.agents import JobKey
+from goodput_operator.plan.view import find_condition, is_finished
+from goodput_operator.reports.replies import Reply
+from tests.simulation.apiserver import START, ApiServer, Fault, Json, RefusedError, Request
+from tests.simulation.cluster import Cluster
+from tests.simulation.replica import Replica
+from tests.simulation.workers import Gang, Process, Worker
+from tests.virtual_time import run
+
+KEY: JobKey = ("lab", "job")
+RESTART_SECONDS = 1.5
+"""Until another replica leads."""
+POLL_SECONDS = 0.1
+ANSWER_SECONDS = 10.0
+
+Scenario = Callable[["World"], Awaitable[None]]
+
+
+class World:
+    """One TrainingJob `lab/job` and all round it.
+
+    Attributes:
+        sdk: the trainer speaks through the SDK.
+        disk: every commit that was ever published.
+        violations: what must never happen and did.
+    """
+
+    def __init__(self, *, workers: int = 2, spare_nodes: int = 1, sdk: bool = True) -> None:
+        self.workers = workers
+        self.sdk = sdk
+        self.server = ApiServer()
+        self.disk: list[Commit] = []
+        self.violations: list[str] = []
+        self.gangs: dict[str, Gang] = {}
+        self.replicas: list[Replica] = []
+        self.cluster = Cluster(self, workers + spare_nodes)
+        self.max_pods: int | None = None
+        self.template_refusal = ""
+        self.restarting = False
+        self.server.admission = self._admit
+
+    # --- verbs ----------------------------------------------------------------------------------
+
+    async def start_operator(self, *, queue: bool = True) -> None:
+        self.replicas.append(Replica(self))
+        await self.operator.start(queue=queue)
+
+    def create_job(self, **spec: Any) -> None:
+        container = {
+            "name": "trainer",
+            "image": "train",
+            "command": ["train"],
+            "resources": {"requests": {"cpu": "1"}},
+        }
+        whole = {
+            "workers": self.workers,
+            "template": {"spec": {"containers": [container]}},
+            "checkpoint": {"directory": "/checkpoints"},
+            **spec,
+        }
+        metadata = {"namespace": KEY[0], "name": KEY[1]}
+        self.server.store("trainingjobs", {"metadata": metadata, "spec": whole})
+
+    def edit_spec(self, **changes: Any) -> None:
+        self.server.change("trainingjobs", *KEY, lambda job: job["spec"].update(changes))
+
+    def delete_job(self) -> None:
+        self.server.delete("trainingjobs", *KEY)
+
+    def kill_process(self, slot: int, exit_code: int = 1) -> None:
+        [process] = self.worker(slot).living()
+        process.end(exit_code)
+
+    def delete_pod(self, slot: int, *, force: bool = False) -> None:
+        name = self.pod(slot)["metadata"]["name"]
+        self.server.delete("pods", KEY[0], name, grace=0 if force else None)
+
+    def node_of(self, slot: int) -> str:
+        node: str = self.pod(slot)["spec"]["nodeName"]
+        return node
+
+    def finish(self) -> None:
+        """The training comes to its end."""
+        self.gang().finish()
+
+    def crash_operator(self) -> None:
+        self.operator.crash()
+
+    def wake(self) -> None:
+        self.operator.parts.queue.wake(KEY)
+
+    # --- what is so -----------------------------------------------------------------------------
+
+    @property
+    def operator(self) -> Replica:
+        return self.replicas[-1]
+
+    @property
+    def job(self) -> Json | None:
+        return self.server.get("trainingjobs", *KEY)
+
+    @property
+    def status(self) -> TrainingJobStatus:
+        return TrainingJobStatus.model_validate((self.job or {}).get("status") or {})
+
+    @property
+    def pods(self) -> list[Json]:
+        return self.server.all("pods")
+
+    def pod(self, slot: int) -> Json:
+        """The newest pod of a slot."""
+        of_slot = [one for one in self.pods if one["metadata"]["name"].split("-")[1] == str(slot)]
+        return max(of_slot, key=lambda one: int(one["metadata"]["name"].split("-")[2]))
+
+    def worker(self, slot: int) -> Worker:
+        uid = self.pod(slot)["metadata"]["uid"]
+        [found] = [worker for worker in self.cluster.workers() if worker.uid == uid]
+        return found
+
+    def gang(self) -> Gang:
+        """The newest gang."""
+        return list(self.gangs.values())[-1]
+
+    def gang_of(self, world: GangWorld) -> Gang:
+        return self.gangs.setdefault(world.run_id, Gang(self, world))
+
+    def is_true(self, kind: ConditionType) -> bool:
+        found = find_condition(self.status, kind)
+        return found is not None and found.status == "True"
+
+    def reason(self, kind: ConditionType) -> str:
+        found = find_condition(self.status, kind)
+        return found.reason if found else ""
+
+    def trains(self, attempt: int) -> bool:
+        """Whether this attempt runs and has finished a step, and the job says so."""
+        gang = self.gangs and self.gang()
+        return bool(
+            gang
+            and gang.world.attempt == attempt
+            and not gang.broken
+            and self.status.attempt
+            and self.status.attempt.first_step_at
+            and self.is_true(ConditionType.RUNNING)
+            and not self.is_true(ConditionType.RECOVERING)
+        )
+
+    async def until(self, holds: Callable[[], bool], seconds: float = 240.0) -> None:
+        """Let time pass until something holds."""
+        end = self.clock() + seconds
+        while not holds():
+            assert self.clock() < end, f"in vain: {self.describe()}"
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def until_trains(self, attempt: int) -> None:
+        await self.until(lambda: self.trains(attempt))
+
+    async def until_true(self, kind: ConditionType) -> None:
+        await self.until(lambda: self.is_true(kind))
+
+    @staticmethod
+    def clock() -> float:
+        return asyncio.get_running_loop().time()
+
+    def describe(self) -> str:
+        status = self.status
+        said = {one.type: f"{one.status} {one.reason}" for one in status.conditions}
+        pods = {pod["metadata"]["name"]: pod["status"]["phase"] for pod in self.pods}
+        visits = [dict(replica.results) for replica in self.replicas]
+        return f"{status.phase} {status.attempt} {said} {pods} {visits} {self.server.writes}"
+
+    # --- what must hold -------------------------------------------------------------------------
+
+    def check_start(self, process: Process) -> None:
+        """No process of another attempt may live; behind a fence it may, if the SDK keeps it."""
+        for worker in self.cluster.workers():
+            pod = self.server.get("pods", KEY[0], worker.name)
+            lost = not worker.reachable or pod is None or "deletionTimestamp" in pod["metadata"]
+            fenced = self.sdk and lost and worker is not process.worker
+            attempts = {other.world.attempt for other in worker.living()}
+            if not fenced and attempts - {process.world.attempt}:
+                self.violations.append(f"{attempts} and {process.world.attempt} live at once")
+
+    def check(self) -> None:
+        """Assert what must hold in the end, whatever has happened."""
+        assert self.violations == []
+        bugs = [one.results["bug"] + one.results["error"] for one in self.replicas]
+        assert not any(bugs), "a visit failed by a bug: see the log"
+        self.check_ledger()
+        living: dict[str, list[str]] = {}
+        for pod in self.pods:
+            name = pod["metadata"]["name"]
+            ended = pod["status"]["phase"] in ("Succeeded", "Failed")
+            if not ended and "deletionTimestamp" not in pod["metadata"]:
+                living.setdefault(name.split("-")[1], []).append(name)
+        assert all(len(names_) == 1 for names_ in living.values()), f"two pods at once: {living}"
+        assert len(living) in (0, self.workers), f"half a gang: {living}"
+        for name, times in self.server.created.items():
+            assert times == 1, f"{name} was created {times} times"
+
+    def check_ledger(self) -> None:
+        """All buckets and the unsettled rest are workers × time, to the millisecond."""
+        job, ledger = self.job, self.status.ledger
+        if job is None:
+            return
+        assert ledger.accounted_until is not None
+        created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
+        wall = (ledger.accounted_until - created) // timedelta(milliseconds=1)
+        assert total(ledger) == wall * self.workers
+        until = self.status.finished_at if is_finished(self.status) else None
+        assert until is None or ledger.accounted_until == until
+
+    async def check_rest(self, seconds: float = 20.0) -> None:
+        """Assert that nothing is written where nothing happens, but the ledger now and then."""
+        await asyncio.sleep(12)  # a finished job's pods are cleaned up after ten seconds
+        begin = len(self.server.writes)
+        await asyncio.sleep(seconds)
+        written = self.server.writes[begin:]
+        flushes = [one for one in written if one == f"update {names.PLURAL} {KEY[1]} status"]
+        assert written == flushes, f"written at rest: {written}"
+        quiet = self.job is None or is_finished(self.status)
+        quiet = quiet or self.is_true(ConditionType.SUSPENDED)
+        # A new durable commit is acknowledged within a quarter of a minute.
+        assert len(flushes) <= (0 if quiet else seconds / 15 + 1), flushes
+
+    def outcome(self, *, tries: bool = True) -> dict[str, Any]:
+        """What came of it, without what may differ from run to run: times and addresses.
+
+        Args:
+            tries: how many pods each slot has had matters, too.
+        """
+        status, attempt = self.status, self.status.attempt
+        return {
+            "there": self.job is not None,
+            "phase": status.phase,
+            "attempt": attempt and (attempt.number, attempt.state, attempt.reason),
+            "slots": [(s.slot, tries and s.incarnation, s.rank) for s in status.slots],
+            "incidents": status.recovery.total,
+            "charged": [(one.attempt, one.reason) for one in status.recovery.restarts],
+            "excluded": [(one.node, one.reason) for one in status.exclusions],
+            "conditions": {one.type: (one.status, one.reason) for one in status.conditions},
+            "pods": {
+                pod["metadata"]["name"].rsplit("-", 0 if tries else 1)[0]: (
+                    pod["status"]["phase"],
+                    "deletionTimestamp" in pod["metadata"],
+                )
+                for pod in self.pods
+            },
+        }
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    async def sync(self, worker: Worker, body: bytes, hold_seconds: float) -> bytes:
+        """Carry a report to the operator; raises ConnectionError when no answer comes."""
+        await asyncio.sleep(0.002)
+        replica = self.operator
+        if not worker.reachable or replica.ended.is_set():
+            raise ConnectionError
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def respond(reply: Reply) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+
+        replica.parts.handler.receive(worker.token(), worker.name, body, respond)
+        ended = asyncio.create_task(replica.ended.wait())
+        futures: set[asyncio.Future[Any]] = {answer, ended}
+        limit_seconds = hold_seconds + ANSWER_SECONDS
+        await asyncio.wait(futures, timeout=limit_seconds, return_when=FIRST_COMPLETED)
+        ended.cancel()
+        if not answer.done():
+            raise ConnectionError
+        reply = answer.result()
+        await asyncio.sleep(0.002)
+        if not worker.reachable or replica.ended.is_set() or reply.status != 200:
+            raise ConnectionError
+        return reply.body
+
+    def replica_died(self) -> None:
+        self.restarting = True
+        asyncio.get_running_loop().call_later(RESTART_SECONDS, self._restart)
+
+    def _restart(self) -> None:
+        self._starting = asyncio.get_running_loop().create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        await self.start_operator()
+        self.restarting = False
+
+    def _admit(self, request: Request) -> None:
+        if request.plural != "pods":
+            return
+        if self.template_refusal:
+            raise RefusedError(422, "Invalid", self.template_refusal)
+        full = self.max_pods is not None and len(self.pods) >= self.max_pods
+        if full and "dryRun" not in request.query:
+            message = f"exceeded quota: team, used: pods={len(self.pods)}, limited: pods"
+            raise RefusedError(403, "Forbidden", message)
+
+
+def simulate(scenario: Scenario, *, fault: tuple[int, Fault] | None = None, **world: Any) -> World:
+    """Play a scenario to its end, with one fault; check what must hold; return the world."""
+
+    async def play() -> World:
+        made = World(**world)
+        if fault is not None:
+            made.server.faults[fault[0]] = fault[1]
+        await scenario(made)
+        return made
+
+    return run(play())
+
+
+__all__ = ["KEY", "START", "Fault", "Scenario", "World", "simulate"]
