@@ -85,6 +85,14 @@ class Operator:
         """Return the node of each replica's pod, by the pod's name."""
         return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in self.pods()}
 
+    def leader_node(self) -> str:
+        """Return the node of the pod that leads.
+
+        Raises:
+            KeyError: none does at present.
+        """
+        return self.nodes()[self.leader() or ""]
+
     def kill_leader(self) -> str:
         """SIGKILL the process that leads; return its name, as `holder` had it."""
         holder = self.holder()
