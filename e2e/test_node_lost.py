@@ -20,8 +20,7 @@ def test_a_lost_worker_is_replaced_on_another_node_and_training_goes_on_from_its
 ) -> None:
     job.apply(workers=2, accelerators=WHOLE_NODE, steps=STEPS, checkpoint_every=CHECKPOINT_EVERY)
     job.wait_step(50)
-    leader_node = operator.nodes()[operator.leader() or ""]
-    lost = 1 if job.node_of(1) != leader_node else 0
+    lost = job.slot_away_from(operator.leader_node())
     survivor = 1 - lost
     survivor_uid, lost_on = job.pod(survivor)["metadata"]["uid"], job.node_of(lost)
 

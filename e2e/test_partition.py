@@ -66,8 +66,7 @@ def test_a_worker_cut_off_from_its_peers_is_replaced(
     """Nobody can advance without it: it may live, but it is of no use."""
     job.apply(workers=2, accelerators=WHOLE_NODE, steps=250, arguments=("--peer-lost=hang",))
     job.wait_step(20)
-    leader_node = operator.nodes()[operator.leader() or ""]
-    lost = 1 if job.node_of(1) != leader_node else 0
+    lost = job.slot_away_from(operator.leader_node())
     survivor_uid, cut_off = job.pod(1 - lost)["metadata"]["uid"], job.node_of(lost)
 
     with partitioned(cluster, cut_off):

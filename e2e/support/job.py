@@ -147,6 +147,16 @@ class Job:
         body: Object = self.cluster.api.call("GET", self._path)
         return body
 
+    def exists(self) -> bool:
+        """Tell whether there is such an object."""
+        try:
+            self.read()
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
     def status(self) -> Object:
         """Return the status, empty before the operator's first visit."""
         status: Object = self.read().get("status") or {}
@@ -185,6 +195,17 @@ class Job:
     def node_of(self, slot: int) -> str:
         """Return the node of a slot's newest pod."""
         return str(self.pod(slot)["spec"]["nodeName"])
+
+    def slot_away_from(self, node: str) -> int:
+        """Return the first slot whose pod is not on `node`.
+
+        Raises:
+            AssertionError: all are there.
+        """
+        slots = range(self.read()["spec"]["workers"])
+        found = next((slot for slot in slots if self.node_of(slot) != node), None)
+        assert found is not None, f"all workers of {self} are on {node}"
+        return found
 
     def logs(self, pod: str, lines: int | None = None) -> str:
         """Return what a pod's trainer has printed; empty while it, or its node, is away.
@@ -355,6 +376,14 @@ class Job:
 
     def _apply_program(self) -> None:
         put_program(self.cluster, self.namespace, _PROGRAM, COUNTER)
+
+
+def avoiding(node: str) -> Object:
+    """Return what `apply` merges over the pods' spec so that none of them is on `node`."""
+    name = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [name]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+    return {"affinity": {"nodeAffinity": required}}
 
 
 def put_program(cluster: Cluster, namespace: str, name: str, directory: Path) -> None:
