@@ -228,8 +228,8 @@ def settle(job: Job, screen: Screen) -> None:
         bar = "█" * round(seconds / whole * 40)
         screen.text(f"{bucket:>14} {seconds:8.1f} {seconds / whole:6.1%} {bar}")
     screen.text(f"{'sum':>14} {whole:8.1f} = {gpus} × {whole / gpus:.1f} s since kubectl apply")
-    screen.text("A short life with two accidents; in a long one the start-up hardly counts.\n")
-    screen.text(job.cluster.kubectl("get", "gtj", "-n", NAMESPACE))
+    screen.text("A short life with two accidents; in a long one the start-up hardly counts.")
+    screen.text("\n" + job.cluster.kubectl("get", "gtj", "-n", NAMESPACE))
 
 
 # Telling ----------------------------------------------------------------------------------------
@@ -317,9 +317,7 @@ class Story:
             lines = _STEP_LINE.findall(self.job.logs(pod, lines=5))
             if lines and abs(int(lines[-1][0]) - self._step) >= 10:
                 self._step = int(lines[-1][0])
-                durable = durable_of(status)
-                saved = f", step {durable} is on disk" if durable else ""
-                self.screen.line(f"step {self._step:4}  loss {lines[-1][1]}{saved}")
+                self.screen.line(f"step {self._step:4}  loss {lines[-1][1]}")
 
     def _once(self, key: str, text: str, good: bool = False) -> None:
         if key not in self._seen:
@@ -344,7 +342,8 @@ def _milestones(status: Object, attempt: int) -> Iterator[tuple[str, datetime, s
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 90 else text[:89] + "…"
+    first = text.partition("\n")[0]
+    return first if len(first) <= 90 else first[:89] + "…"
 
 
 def _time(text: str) -> datetime:
