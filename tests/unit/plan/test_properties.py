@@ -131,8 +131,7 @@ class AnyWorld(RuleBasedStateMachine):
         living = [
             name.rsplit("-", 1)[0]
             for name, pod in self.world.pods.items()
-            if not pod["metadata"].get("deletionTimestamp")
-            and pod["status"]["phase"] == "Running"
+            if not pod["metadata"].get("deletionTimestamp") and pod["status"]["phase"] == "Running"
         ]
         assert len(living) == len(set(living)) <= WORKERS
 
