@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from goodput import protocol
+from goodput.agent.supervisor import free_port
 from goodput.checkpoint.store import Store
 from goodput.session import Session
 
@@ -119,8 +120,7 @@ class Gang:
     def __init__(
         self, checkpoints: pathlib.Path, size: int, attempt: int, lineage: list, command: list
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()  # as an agent picks it: not one that a connection may be given
         inherited = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME"}}
         common = {
             **inherited,
