@@ -5,6 +5,10 @@ changes nothing; waking one that is being visited leads to exactly one more visi
 there, a wake during a back-off is honoured (an event may have cured the cause) but not
 before a second has passed, so that a failing visit that wakes itself cannot spin.
 
+And unlike there, a key rests after a visit for a multiple of the time for which it held the
+event loop: while a gang of a thousand starts, thousands of events wake its job, and its visits
+are the long ones. A small job's rest is too short to be noticed.
+
 All timing is by `loop.time()` and `loop.call_later`, so a simulation runs this very code
 on a virtual clock.
 """
@@ -13,13 +17,17 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from goodput_operator.errors import ApiError, ConflictError, GoodputError
 from goodput_operator.observe.agents import JobKey
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Visit = Callable[[JobKey], Awaitable[float | None]]
 """One whole pass; returns the seconds until the next (None: the slow resync is enough)."""
@@ -36,6 +44,8 @@ class QueueTiming:
         conflict_seconds: after a conflict: our view was old, the watch is about to mend it.
         min_wake_seconds: the part of a back-off that a wake cannot shorten.
         visit_timeout_seconds: a visit that takes longer is broken off and counts as failed.
+        rests: after a visit, a key rests for so many times the seconds for which the visit held
+            the event loop; so one job's visits take at most a fifth of it.
     """
 
     resync_seconds: float = 600.0
@@ -44,6 +54,7 @@ class QueueTiming:
     conflict_seconds: float = 0.05
     min_wake_seconds: float = 1.0
     visit_timeout_seconds: float = 300.0
+    rests: float = 4.0
 
 
 @dataclass(slots=True)
@@ -178,9 +189,10 @@ class WorkQueue:
         loop = asyncio.get_running_loop()
         began, seconds = loop.time(), None
         error: Exception | None = None
+        visit = _Timed(self._visit(key), loop.time)
         try:
             async with asyncio.timeout(self._timing.visit_timeout_seconds):
-                seconds = await self._visit(key)
+                seconds = await visit
         except asyncio.CancelledError:
             if self._loop is None:
                 raise  # by `stop`; any other would lose the key
@@ -190,6 +202,7 @@ class WorkQueue:
         state.running = False
         self._ended(_outcome(error), loop.time() - began)
         if error is None:
+            state.not_before = loop.time() + self._timing.rests * visit.held_seconds
             self._succeeded(key, state, seconds)
         else:
             self._failed(key, state, error)
@@ -197,12 +210,12 @@ class WorkQueue:
     def _succeeded(self, key: JobKey, state: _Key, seconds: float | None) -> None:
         if state.failures >= 3:
             logger.info("%s/%s: well again after %d failed visits", *key, state.failures)
-        state.failures, state.last_error, state.not_before = 0, "", 0.0
+        state.failures, state.last_error = 0, ""
         if self._loop is None:
             return
         if state.woken:
             state.woken = False
-            self._enqueue(key, state)
+            self.wake(key)
         elif seconds is None and not self._keep(key):
             _cancel_timer(state)
             del self._keys[key]
@@ -252,6 +265,33 @@ class WorkQueue:
     def _due(self, key: JobKey, state: _Key) -> None:
         state.timer = None
         self.wake(key)
+
+
+class _Timed(Awaitable[T]):
+    """Awaits something, and counts for how long it held the event loop."""
+
+    def __init__(self, work: Awaitable[T], clock: Callable[[], float]) -> None:
+        self.held_seconds = 0.0
+        self._work = work
+        self._clock = clock
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._work.__await__()
+        go_on: Callable[[], Any] = partial(next, steps)
+        while True:
+            began = self._clock()
+            try:
+                awaited = go_on()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                self.held_seconds += self._clock() - began
+            try:
+                yield awaited
+                go_on = partial(next, steps)
+            except BaseException as thrown:  # noqa: BLE001 - a cancellation: the work's to handle
+                go_on = partial(steps.throw, thrown)
 
 
 def _cancel_timer(state: _Key) -> None:

@@ -19,7 +19,7 @@ from goodput_operator.errors import (
     UnavailableError,
 )
 from goodput_operator.observe.agents import JobKey
-from tests.virtual_time import run
+from tests.virtual_time import VirtualLoop, run
 
 A, B, C = ("ml", "a"), ("ml", "b"), ("ml", "c")
 Behaviour = Callable[["World", JobKey], Awaitable[float | None]]
@@ -142,6 +142,49 @@ def test_a_job_that_never_rests_does_not_starve_the_others() -> None:
             world.queue.wake(key)
         await asyncio.sleep(4.5)
         assert world.order() == ["a", "b", "c", "a"]
+
+    run(test())
+
+
+def test_a_job_rests_after_a_visit_that_held_the_loop_for_long() -> None:
+    async def heavy(world: World, key: JobKey) -> float | None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        await asyncio.sleep(3)  # the API server's time: nobody else was kept from working
+        loop.skip(0.05)
+        await asyncio.sleep(3)
+        loop.skip(0.05)
+        return None
+
+    async def test() -> None:
+        world = World(heavy, timing=QueueTiming(rests=4))
+        world.queue.wake(A)
+        await asyncio.sleep(1)
+        world.queue.wake(A)
+        await asyncio.sleep(5.2)
+        world.queue.wake(A)
+        await asyncio.sleep(10)
+        assert world.began() == [0, pytest.approx(6.1 + 4 * 0.1)]
+
+    run(test())
+
+
+def test_a_visit_that_is_broken_off_hears_of_it() -> None:
+    heard: list[str] = []
+
+    async def endless(world: World, key: JobKey) -> float | None:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            heard.append("cancelled")
+            raise
+        return None
+
+    async def test() -> None:
+        world = World(endless, timing=QueueTiming(visit_timeout_seconds=2))
+        world.queue.wake(A)
+        await asyncio.sleep(2.1)
+        assert heard == ["cancelled"]
 
     run(test())
 
