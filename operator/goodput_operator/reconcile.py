@@ -204,7 +204,7 @@ class Reconciler:
         await self._act(key, job, spec, plan)
         if plan.write:
             await self._record(key, job, plan)
-        return self._until(plan)
+        return self._until(key, plan)
 
     def _placer(
         self, book: Book, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec
@@ -390,7 +390,9 @@ class Reconciler:
             except ApiError as error:
                 logger.warning("%s/%s: an event was lost: %s", *key, error)
 
-    def _until(self, plan: Plan) -> float | None:
+    def _until(self, key: JobKey, plan: Plan) -> float | None:
+        if key in self._refusals:
+            return 0.0  # nothing that was created will wake the job
         if plan.recheck_at is None:
             return None
         return max(0.0, (plan.recheck_at - self.now()).total_seconds())

@@ -102,7 +102,7 @@ class Cluster:
             assert old is not None
             self._pod_gone(old)
         elif not new["spec"].get("nodeName"):
-            if old is None:
+            if old is None and not new["spec"].get("schedulingGates"):
                 self._later(BIND_SECONDS, self._schedule, new["metadata"]["uid"])
         else:
             self._kubelet_sees(new)

@@ -1,7 +1,19 @@
 """What a user sees happen to a job, each from before the trouble to the rest after it."""
 
+from typing import Any
+
 from goodput_operator.api.status import ConditionType
 from tests.simulation.world import Scenario, World
+
+
+async def training(world: World, **spec: Any) -> None:
+    """A job trains; faults have not begun."""
+    faults, world.server.faults = world.server.faults, {}
+    await world.start_operator()
+    world.create_job(**spec)
+    await world.until_trains(1)
+    world.server.faults = faults
+    world.server.begin()
 
 
 async def create(world: World) -> None:
@@ -12,37 +24,30 @@ async def create(world: World) -> None:
     await world.until_trains(1)
 
 
-async def _training(world: World) -> None:
-    faults, world.server.faults = world.server.faults, {}
-    await create(world)
-    world.server.faults = faults
-    world.server.begin()
-
-
 async def process_crash(world: World) -> None:
     """A training process dies."""
-    await _training(world)
+    await training(world)
     world.kill_process(1)
     await world.until_trains(2)
 
 
 async def pod_lost(world: World) -> None:
     """A worker's pod is deleted."""
-    await _training(world)
+    await training(world)
     world.delete_pod(1)
     await world.until_trains(2)
 
 
 async def node_lost(world: World) -> None:
     """A worker's node loses its power."""
-    await _training(world)
+    await training(world)
     world.cluster.lose_node(world.node_of(1))
     await world.until_trains(2)
 
 
 async def suspend_resume(world: World) -> None:
     """The user suspends the job, and resumes it."""
-    await _training(world)
+    await training(world)
     world.edit_spec(suspend=True)
     await world.until(lambda: world.is_true(ConditionType.SUSPENDED) and not world.pods)
     world.edit_spec(suspend=False)
@@ -51,7 +56,7 @@ async def suspend_resume(world: World) -> None:
 
 async def finish(world: World) -> None:
     """The training ends well."""
-    await _training(world)
+    await training(world)
     world.finish()
     await world.until_true(ConditionType.SUCCEEDED)
     await world.until(lambda: all(p["status"]["phase"] == "Succeeded" for p in world.pods))
@@ -59,7 +64,7 @@ async def finish(world: World) -> None:
 
 async def delete(world: World) -> None:
     """The user deletes the job."""
-    await _training(world)
+    await training(world)
     world.delete_job()
     await world.until(lambda: not world.pods)
 

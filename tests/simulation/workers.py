@@ -84,6 +84,7 @@ class Gang:
         if world.worker_rank in self.members:
             self.simulation.violations.append(f"attempt {world.attempt} has a rank twice")
         self.members[world.worker_rank] = process
+        process.say("hello", pid=1)
         if len(self.members) == world.workers and not self.broken:
             self._restore()
             asyncio.get_running_loop().call_later(STEP_SECONDS, self._next_step)

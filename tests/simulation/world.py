@@ -54,7 +54,7 @@ class World:
         self.cluster = Cluster(self, workers + spare_nodes)
         self.max_pods: int | None = None
         self.template_refusal = ""
-        self.restarting = False
+        self.away_seconds = RESTART_SECONDS
         self.server.admission = self._admit
 
     # --- verbs ----------------------------------------------------------------------------------
@@ -93,6 +93,14 @@ class World:
         name = self.pod(slot)["metadata"]["name"]
         self.server.delete("pods", KEY[0], name, grace=0 if force else None)
 
+    def foreign_pod(self, name: str) -> Json:
+        """Somebody creates a pod that has a name of ours; nobody runs it."""
+        metadata = {"namespace": KEY[0], "name": name}
+        spec = {"schedulingGates": [{"name": "a/gate"}], "containers": [{"name": "x"}]}
+        return self.server.store(
+            "pods", {"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}
+        )
+
     def node_of(self, slot: int) -> str:
         node: str = self.pod(slot)["spec"]["nodeName"]
         return node
@@ -101,7 +109,8 @@ class World:
         """The training comes to its end."""
         self.gang().finish()
 
-    def crash_operator(self) -> None:
+    def crash_operator(self, *, away_seconds: float = RESTART_SECONDS) -> None:
+        self.away_seconds = away_seconds
         self.operator.crash()
 
     def wake(self) -> None:
@@ -150,15 +159,19 @@ class World:
         found = find_condition(self.status, kind)
         return found.reason if found else ""
 
+    def message(self, kind: ConditionType) -> str:
+        found = find_condition(self.status, kind)
+        return found.message if found else ""
+
     def trains(self, attempt: int) -> bool:
         """Whether this attempt runs and has finished a step, and the job says so."""
-        gang = self.gangs and self.gang()
+        gang, status = next(reversed(self.gangs.values()), None), self.status
         return bool(
             gang
-            and gang.world.attempt == attempt
-            and not gang.broken
-            and self.status.attempt
-            and self.status.attempt.first_step_at
+            and (gang.world.attempt, gang.broken) == (attempt, False)
+            and gang.step > (gang.world.restore_step or 0)
+            and status.attempt
+            and (status.attempt.first_step_at or not self.sdk)
             and self.is_true(ConditionType.RUNNING)
             and not self.is_true(ConditionType.RECOVERING)
         )
@@ -199,8 +212,12 @@ class World:
             if not fenced and attempts - {process.world.attempt}:
                 self.violations.append(f"{attempts} and {process.world.attempt} live at once")
 
-    def check(self) -> None:
-        """Assert what must hold in the end, whatever has happened."""
+    def check(self, *, created_once: bool = True) -> None:
+        """Assert what must hold in the end, whatever has happened.
+
+        Args:
+            created_once: no pod's name was used twice; so it is where none was forced to go.
+        """
         assert self.violations == []
         bugs = [one.results["bug"] + one.results["error"] for one in self.replicas]
         assert not any(bugs), "a visit failed by a bug: see the log"
@@ -214,7 +231,7 @@ class World:
         assert all(len(names_) == 1 for names_ in living.values()), f"two pods at once: {living}"
         assert len(living) in (0, self.workers), f"half a gang: {living}"
         for name, times in self.server.created.items():
-            assert times == 1, f"{name} was created {times} times"
+            assert times == 1 or not created_once, f"{name} was created {times} times"
 
     def check_ledger(self) -> None:
         """All buckets and the unsettled rest are workers × time, to the millisecond."""
@@ -295,15 +312,10 @@ class World:
         return reply.body
 
     def replica_died(self) -> None:
-        self.restarting = True
-        asyncio.get_running_loop().call_later(RESTART_SECONDS, self._restart)
+        asyncio.get_running_loop().call_later(self.away_seconds, self._restart)
 
     def _restart(self) -> None:
-        self._starting = asyncio.get_running_loop().create_task(self._start_again())
-
-    async def _start_again(self) -> None:
-        await self.start_operator()
-        self.restarting = False
+        self._starting = asyncio.get_running_loop().create_task(self.start_operator())
 
     def _admit(self, request: Request) -> None:
         if request.plural != "pods":

@@ -24,10 +24,22 @@ def cannot_start(view: View) -> Step | None:
 
 
 def release_refused(view: View) -> Step | None:
-    """Release the gang when the API server refuses one of its pods: no half gang is kept."""
+    """Release the gang when the API server refuses one of its pods: no half gang is kept.
+
+    Survivors keep their pods until the start time-out, as while a replacement waits for room:
+    often the very pod that is being replaced still counts against the quota.
+    """
     if not view.snapshot.refusal:
         return None
-    return _release(view, "CreateRefused", f"a worker pod was refused: {view.snapshot.refusal}")
+    message = f"a worker pod was refused: {view.snapshot.refusal}"
+    opened_at = view.attempt.opened_at.replace(microsecond=0)  # as precise as a pod's creation
+    survivors = any(w.pod and w.pod.created_at < opened_at for w in view.snapshot.workers)
+    patience = timedelta(seconds=view.spec.gang.start_timeout_seconds)
+    if not survivors or view.now >= opened_at + patience:
+        return _release(view, "CreateRefused", message)
+    status = start_failed(view.status, view.spec.recovery, view.now)
+    status = set_condition(view, status, ConditionType.ADMITTED, False, "CreateRefused", message)
+    return Step(status, "CreateRefused", message)
 
 
 def replace_dead(view: View) -> Step | None:

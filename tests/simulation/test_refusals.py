@@ -1,0 +1,96 @@
+"""The API server refuses a worker: no half gang is kept, no survivor is given up."""
+
+import asyncio
+
+from goodput_operator.api.status import ConditionType
+from tests.simulation.scenarios import training
+from tests.simulation.world import World, simulate
+
+
+def refused(world: World) -> bool:
+    return world.reason(ConditionType.ADMITTED) == "CreateRefused"
+
+
+def test_a_gang_of_which_not_one_pod_is_let_in_says_so_at_once() -> None:
+    async def story(world: World) -> None:
+        world.max_pods = 0
+        await world.start_operator()
+        world.create_job()
+        await world.until(lambda: refused(world), seconds=2)
+        await asyncio.sleep(60)
+        assert refused(world)
+        world.max_pods = None
+        await world.until_trains(1)
+
+    simulate(story).check(created_once=False)
+
+
+def test_half_a_gang_is_released_within_a_second() -> None:
+    async def story(world: World) -> None:
+        world.max_pods = 1
+        await world.start_operator()
+        world.create_job()
+        await world.until(lambda: refused(world), seconds=2)
+        await world.until(lambda: not world.pods, seconds=1)
+
+    simulate(story).check(created_once=False)
+
+
+def test_survivors_keep_their_pods_while_a_lost_node_holds_on_to_the_quota() -> None:
+    async def story(world: World) -> None:
+        await training(world)
+        survivor, lost = world.pod(0)["metadata"]["uid"], world.node_of(1)
+        world.max_pods = world.workers
+        world.cluster.lose_node(lost)
+        await world.until(lambda: refused(world), seconds=30)
+        await asyncio.sleep(60)
+        assert "exceeded quota" in world.message(ConditionType.ADMITTED)
+        world.cluster.heal(lost)
+        await world.until_trains(2)
+        assert world.pod(0)["metadata"]["uid"] == survivor
+
+    simulate(story).check()
+
+
+def test_survivors_that_wait_in_vain_are_released() -> None:
+    async def story(world: World) -> None:
+        await training(world, gang={"startTimeoutSeconds": 60})
+        world.max_pods = world.workers
+        world.cluster.lose_node(world.node_of(1))
+        lost = world.pod(1)["metadata"]["name"]
+        await world.until(lambda: [p["metadata"]["name"] for p in world.pods] == [lost])
+
+    simulate(story)
+
+
+def test_a_foreign_pod_of_our_name_is_named_and_left_alone() -> None:
+    async def story(world: World) -> None:
+        stranger = world.foreign_pod("job-1-0")
+        await world.start_operator()
+        world.create_job()
+        await world.until(lambda: refused(world), seconds=2)
+        message = world.message(ConditionType.ADMITTED)
+        assert "a pod named job-1-0 exists in namespace lab and is not ours" in message
+        await world.until(lambda: world.pods == [stranger])
+        await asyncio.sleep(60)
+        assert world.pods == [stranger]
+        world.server.delete("pods", "lab", "job-1-0")
+        await world.until_trains(1)
+
+    simulate(story).check(created_once=False)
+
+
+def test_a_template_that_the_api_server_refuses_creates_nothing() -> None:
+    async def story(world: World) -> None:
+        world.template_refusal = 'Pod "job-0-0" is invalid: spec.containers[0].image: Required'
+        await world.start_operator()
+        world.create_job()
+        await world.until(lambda: world.reason(ConditionType.TEMPLATE_VALID) == "Invalid")
+        assert "image: Required" in world.message(ConditionType.TEMPLATE_VALID)
+        await asyncio.sleep(30)
+        assert not world.pods
+        assert not world.server.created
+        world.template_refusal = ""  # a policy was mended: seen without an edit of the job
+        await world.until_trains(1)
+
+    simulate(story).check()
