@@ -372,7 +372,9 @@ class Reconciler:
 
     async def _delete(self, key: JobKey, name: str, uid: str) -> None:
         async with self._writes:
-            await self.gateway.delete_pod(key[0], name, uid)
+            ending = await self.gateway.delete_pod(key[0], name, uid)
+        if ending is not None:
+            self.workers.put(ending)  # so that the next pass does not delete it again
 
     # --- record -------------------------------------------------------------------------
 

@@ -209,7 +209,7 @@ class ApiServer:
             if wanted not in (None, known["metadata"]["uid"]):
                 raise RefusedError(409, "Conflict", "Precondition failed: UID in precondition")
             self.delete(*key, grace=request.body.get("gracePeriodSeconds"))
-            return known
+            return self.objects.get(key, known)
         if request.body["metadata"]["resourceVersion"] != known["metadata"]["resourceVersion"]:
             raise RefusedError(409, "Conflict", "the object has been modified")
         part = request.subresource == "status"

@@ -159,10 +159,10 @@ class Gateway:
 
     async def delete_pod(
         self, namespace: str, name: str, uid: str, grace_seconds: int | None = None
-    ) -> None:
+    ) -> Json | None:
         """Delete this very pod; None leaves it its own grace period. See `delete`."""
         options = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
-        await self.delete(PODS, namespace, name, uid, options)
+        return await self.delete(PODS, namespace, name, uid, options)
 
     # --- Others -------------------------------------------------------------------------
 
@@ -241,17 +241,24 @@ class Gateway:
         name: str,
         uid: str,
         options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Begin the deletion of this very object; that it is gone already is success too."""
+    ) -> Json | None:
+        """Begin the deletion of this very object; that it is gone already is success too.
+
+        Returns:
+            The object while it still has to end, with its `deletionTimestamp`; else None.
+        """
         body = {"preconditions": {"uid": uid}, **(options or {})}
         path = resource.path(namespace, name)
         try:
-            await self._call(_Request("delete", resource.plural, path, body=body))
+            answer = await self._call(_Request("delete", resource.plural, path, body=body))
         except errors.NotFoundError:
-            return
+            return None
         except errors.ConflictError:
             if await self._uid_of(resource, namespace, name) == uid:
                 raise
+            return None
+        ending = (answer.get("metadata") or {}).get("deletionTimestamp")
+        return answer if ending else None
 
     async def list_page(
         self,
