@@ -12,6 +12,7 @@ from goodput_operator.api.status import (
     AttemptStatus,
     CheckpointStatus,
     ConditionType,
+    LedgerStatus,
     TrainingJobStatus,
     WorkersStatus,
 )
@@ -135,10 +136,13 @@ def worth_writing(
     return now >= due, due
 
 
+_NO_NUMBERS = {"workers": WorkersStatus(), "ledger": LedgerStatus(), "goodput": ""}
+
+
 def _essence(status: TrainingJobStatus) -> TrainingJobStatus:
     return status.model_copy(
         update={
-            "workers": WorkersStatus(),
+            **_NO_NUMBERS,
             "progress": status.progress.model_copy(
                 update={"step": None, "step_milliseconds": None, "observed_at": None}
             ),
@@ -150,8 +154,6 @@ def _essence(status: TrainingJobStatus) -> TrainingJobStatus:
                     "verified": False,
                 }
             ),
-            "ledger": TrainingJobStatus().ledger,
-            "goodput": "",
         }
     )
 
