@@ -68,7 +68,8 @@ class Gateway:
     At most `MOST_REQUESTS_AT_ONCE` calls run at once, watches not counted; the others wait.
 
     Attributes:
-        requests: how many calls were made, by (verb, resource, HTTP status; 0: no answer).
+        requests: how many calls were made, by (verb, resource, HTTP status; 0: no answer); a
+            dry run, which persists nothing, is counted under the verb "try".
     """
 
     def __init__(
@@ -219,10 +220,10 @@ class Gateway:
             AlreadyExistsError: an object of this name is there.
             InvalidError, ForbiddenError: it is refused; the message says by whom and why.
         """
-        query = {"dryRun": "All"} if dry_run else {}
+        verb, query = ("try", {"dryRun": "All"}) if dry_run else ("create", {})
         whole = {"apiVersion": resource.group_version, "kind": resource.kind, **body}
         path = resource.path(namespace)
-        return await self._call(_Request("create", resource.plural, path, query, whole))
+        return await self._call(_Request(verb, resource.plural, path, query, whole))
 
     async def replace(self, resource: Resource, namespace: str, body: Mapping[str, Any]) -> Json:
         """Replace an object if it is still at the resourceVersion that `body` carries.
@@ -390,6 +391,7 @@ _METHODS: Final = {
     "list": "GET",
     "watch": "GET",
     "create": "POST",
+    "try": "POST",
     "update": "PUT",
     "delete": "DELETE",
 }

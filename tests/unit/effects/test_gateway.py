@@ -52,6 +52,7 @@ def test_a_dry_run_creates_nothing(talk: Callable[[Test], None]) -> None:
     async def test(server: ApiServer, gateway: Gateway) -> None:
         assert (await gateway.create_pod("ml", POD, dry_run=True))["metadata"]["namespace"] == "ml"
         assert server.objects == {}
+        assert gateway.requests == {("try", "pods", 201): 1}
 
     talk(test)
 
