@@ -15,7 +15,6 @@ from goodput_operator.effects import caches
 from goodput_operator.effects.caches import Cache, Source
 from goodput_operator.effects.gateway import JOBS, NODES, PODS
 from goodput_operator.gang.book import Book
-from goodput_operator.observe.agents import JobKey
 from goodput_operator.observe.trim import trim_foreign_pod, trim_node, trim_own_pod
 from goodput_operator.reconcile import Reconciler
 from goodput_operator.render.pod import RenderSettings
@@ -128,10 +127,6 @@ class Replica:
             task.cancel()
         self._run(self.parts.queue.stop(0.0))
         self._world.replica_died()
-
-    async def visit(self, key: JobKey) -> float | None:
-        """Make one pass by hand, where the queue was not started."""
-        return await self.parts.reconciler.visit(key)
 
     def _run(self, coroutine: Any) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(coroutine))

@@ -113,6 +113,10 @@ class World:
         self.away_seconds = away_seconds
         self.operator.crash()
 
+    async def visit(self) -> float | None:
+        """Make one pass by hand, where the queue was not started."""
+        return await self.operator.parts.reconciler.visit(KEY)
+
     def wake(self) -> None:
         self.operator.parts.queue.wake(KEY)
 

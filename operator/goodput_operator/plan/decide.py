@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 
 from goodput.protocol import SyncAnswer
 from goodput_operator.api.spec import CleanPodPolicy, TrainingJobSpec
-from goodput_operator.api.status import AttemptStatus, TrainingJobStatus
+from goodput_operator.api.status import AttemptState, AttemptStatus, TrainingJobStatus
 from goodput_operator.diagnose.examine import examine
 from goodput_operator.errors import GoodputError
 from goodput_operator.observe.snapshot import JobSnapshot, PodView
 from goodput_operator.plan.answers import answers
+from goodput_operator.plan.attempt import stopped
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
 from goodput_operator.plan.rules import RULES, next_deadline
 from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, is_finished
@@ -113,7 +114,10 @@ def decide(
             for worker in view.snapshot.workers
             if worker.pod is None and worker.slot in view.room
         ),
-        delete=_to_delete(spec, view.snapshot, done, now, timing),
+        delete=(
+            *_to_delete(spec, view.snapshot, done, now, timing),
+            *_stuck(after.attempt, view.snapshot, now, timing),
+        ),
         answers=answers(after, view.snapshot, processes, timing),
         delete_job=(
             done is not None
@@ -142,6 +146,22 @@ def _follow_rules(
             attempt = current
     raise RulesDisagreeError(
         f"no rest after {MAX_STEPS} steps: {[reason for reason, _ in decisions]}"
+    )
+
+
+def _stuck(
+    attempt: AttemptStatus | None, snapshot: JobSnapshot, now: datetime, timing: Timing
+) -> tuple[PodView, ...]:
+    """Return the pods whose agents do not say that they have stopped: the kubelet will."""
+    if attempt is None or attempt.state is not AttemptState.STOPPING:
+        return ()
+    begun = attempt.stopping_at or now
+    if now - begun <= timedelta(seconds=timing.stuck_seconds):
+        return ()
+    return tuple(
+        worker.pod
+        for worker in snapshot.workers
+        if worker.pod and not worker.pod.deleting and not stopped(worker, attempt.number)
     )
 
 
