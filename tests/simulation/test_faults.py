@@ -266,15 +266,56 @@ def test_a_job_of_the_same_name_goes_on_from_what_the_former_one_left() -> None:
 def test_a_process_that_keeps_dying_fails_the_job_in_the_end() -> None:
     async def story(world: World) -> None:
         await training(world)
-        for attempt in range(2, 5):
+        for _ in range(4):
+            await world.until(lambda: bool(world.worker(1).living()))
             world.kill_process(1)
-            await world.until(
-                lambda n=attempt: bool(world.gang().world.attempt == n and world.gang().members)
-            )
-        world.kill_process(1)
         await world.until_true(ConditionType.FAILED)
         await world.check_rest()
 
     world = simulate(story)
     world.check()
     assert len(world.status.recovery.restarts) == 4
+
+
+def test_nodes_that_come_back_are_used_where_there_are_no_others() -> None:
+    async def story(world: World) -> None:
+        await training(world)
+        nodes = [world.node_of(slot) for slot in range(world.workers)]
+        for node in nodes:
+            world.cluster.lose_node(node)
+        await asyncio.sleep(100)
+        for node in nodes:
+            world.cluster.heal(node)
+        await world.until(lambda: world.trains(2), seconds=60)
+        await world.check_rest()
+
+    world = simulate(story, spare_nodes=0)
+    world.check()
+    assert world.status.recovery.total == 1
+
+
+def test_a_lost_node_is_left_alone_while_there_is_another() -> None:
+    async def story(world: World) -> None:
+        await training(world)
+        lost = world.node_of(1)
+        world.cluster.lose_node(lost)
+        await asyncio.sleep(5)
+        world.cluster.heal(lost)
+        await world.until_trains(2)
+        world.cluster.cut_off(world.node_of(1))
+        await world.until_trains(3)
+        assert world.node_of(1) != lost
+
+    simulate(story, spare_nodes=2).check()
+
+
+def test_a_deletion_needs_no_operator() -> None:
+    async def story(world: World) -> None:
+        await training(world)
+        world.crash_operator(away_seconds=100)
+        world.delete_job()
+        await world.until(lambda: not world.pods, seconds=10)
+        await asyncio.sleep(100)
+        assert world.server.writes == []
+
+    simulate(story).check()

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from goodput_operator.api.base import truncate
 from goodput_operator.api.status import ConditionType, Exclusion
 from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, Kind, where
-from goodput_operator.gang.placement import NoRoom
+from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.observe.snapshot import NodeHealth, Worker
 from goodput_operator.plan.attempt import MAX_EXCLUSIONS, publish, start_failed
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import Step, View, next_incarnation
+
+UNSCHEDULABLE = "Unschedulable"
 
 
 def cannot_start(view: View) -> Step | None:
@@ -99,7 +101,7 @@ def displace(view: View) -> Step | None:
             "exclusions": _avoiding(
                 view,
                 [w.pod.pinned for w in refused if w.pod],
-                "Unschedulable",
+                UNSCHEDULABLE,
                 view.timing.unschedulable_seconds,
             ),
         }
@@ -122,7 +124,7 @@ def admit(view: View) -> Step | None:
         bound = {
             w.slot: w.pod.node for w in view.snapshot.workers if w.pod is not None and w.pod.node
         }
-        room = view.place(missing, bound, view.status.exclusions)
+        room = _find_room(view, missing, bound)
         if isinstance(room, NoRoom):
             return _no_room(view, room)
         nodes: dict[int, str | None] = dict(room.nodes)
@@ -132,6 +134,19 @@ def admit(view: View) -> Step | None:
         message = "the workers are created without a reservation"
     status = set_condition(view, view.status, ConditionType.ADMITTED, True, "Admitted", message)
     return Step(status, "Admitted", message, room=nodes)
+
+
+def _find_room(view: View, missing: list[int], bound: dict[int, str]) -> Placement | NoRoom:
+    """Look for room away from excluded nodes, then on them: one that failed is better than none.
+
+    Not where the scheduler has refused a pod: it would refuse the next one at once.
+    """
+    exclusions = view.status.exclusions
+    refused = [one for one in exclusions if one.reason == UNSCHEDULABLE]
+    room = view.place(missing, bound, exclusions)
+    if isinstance(room, NoRoom) and len(refused) < len(exclusions):
+        return view.place(missing, bound, refused)
+    return room
 
 
 def _no_room(view: View, room: NoRoom) -> Step:
