@@ -94,3 +94,6 @@ SCENARIOS: dict[str, Scenario] = {
         refused_create,
     )
 }
+
+NEEDS_SDK = frozenset({"create", "node_lost", "finish", "delete", "refused_create"})
+"""Without the SDK a lost node needs a person; to the others it makes no difference."""

@@ -7,7 +7,7 @@ Replaced are the HTTP connections (`apiserver`), the cluster (`cluster`) and the
 
 import asyncio
 from asyncio import FIRST_COMPLETED
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -332,13 +332,14 @@ class World:
             raise RefusedError(403, "Forbidden", message)
 
 
-def simulate(scenario: Scenario, *, fault: tuple[int, Fault] | None = None, **world: Any) -> World:
-    """Play a scenario to its end, with one fault; check what must hold; return the world."""
+def simulate(
+    scenario: Scenario, *, faults: Mapping[int, Fault] | None = None, **world: Any
+) -> World:
+    """Play a scenario to its end, with faults at these writes; return the world."""
 
     async def play() -> World:
         made = World(**world)
-        if fault is not None:
-            made.server.faults[fault[0]] = fault[1]
+        made.server.faults.update(faults or {})
         await scenario(made)
         return made
 
