@@ -78,8 +78,7 @@ class GangProgress:
     Attributes:
         sdk: the processes use the SDK.
         signal: there is any sign of progress, from the SDK or a tracker file.
-        restored: the commit that was restored, when a rank has said so.
-        restored_known: a rank has said how the restore ended (`restored` may be None: nothing).
+        restored: the commit that was restored; None when nothing was, or not yet.
     """
 
     sdk: bool = False
@@ -91,7 +90,6 @@ class GangProgress:
     restore_began_at: datetime | None = None
     restore_ended_at: datetime | None = None
     restored: Commit | None = None
-    restored_known: bool = False
     restore_problems: tuple[str, ...] = ()
     committed: Commit | None = None
     committed_step_at: datetime | None = None
@@ -198,7 +196,6 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
         ),
         restore_ended_at=max(ended, default=None),
         restored=max(restored, key=lambda one: (one.attempt, one.step), default=None),
-        restored_known=bool(ended),
         restore_problems=next((p.restore_problems for _, p in said if p.restore_problems), ()),
         committed=commit[0] if commit else None,
         committed_step_at=commit[1] if commit else None,

@@ -120,6 +120,8 @@ def _restore_point(status: TrainingJobStatus, found: list[Commit]) -> Commit | N
         known.append(
             Commit(status.checkpoint.last_durable_attempt, status.checkpoint.last_durable_step)
         )
+    if lineage and lineage[0].origin:  # what the last attempt went on from: maybe an older one
+        known.append(Commit(lineage[0].origin, lineage[0].step))
     welcome = [commit for commit in known if in_lineage(commit, lineage)]
     if not lineage:
         return max(welcome, key=lambda one: (one.attempt, one.step), default=None)
@@ -135,25 +137,20 @@ def _extended(lineage: list[LineageLink], link: LineageLink) -> list[LineageLink
 def with_restored(status: TrainingJobStatus, progress: GangProgress) -> TrainingJobStatus:
     """Return the status with the lineage as the trainers really took it.
 
-    The world named a restore point; a commit that did not verify makes them fall back.
+    The world named a restore point; a commit that did not verify makes them fall back. A restore
+    that ended with nothing has failed, or was broken off: the history stays what it was, for
+    without it the next attempt would begin from nothing.
     """
-    lineage = status.checkpoint.lineage
-    if not progress.restored_known or not lineage or status.attempt is None:
+    lineage, actual = status.checkpoint.lineage, progress.restored
+    if actual is None or not lineage or status.attempt is None:
         return status
     head = lineage[0]
-    actual = progress.restored
-    link = LineageLink(
-        attempt=head.attempt,
-        origin=actual.attempt if actual else 0,
-        step=actual.step if actual else 0,
-    )
+    link = LineageLink(attempt=head.attempt, origin=actual.attempt, step=actual.step)
     if head.attempt != status.attempt.number or link == head or link.origin == head.attempt:
         return status
     return status.model_copy(
         update={
-            "attempt": status.attempt.model_copy(
-                update={"restore_step": actual.step if actual else None}
-            ),
+            "attempt": status.attempt.model_copy(update={"restore_step": actual.step}),
             "checkpoint": status.checkpoint.model_copy(
                 update={"lineage": _extended(lineage[1:], link)}
             ),

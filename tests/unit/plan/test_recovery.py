@@ -308,3 +308,43 @@ def test_an_image_without_python_fails_the_job_for_good(make_world) -> None:
     }
     world.settle()
     assert world.condition(ConditionType.FAILED).reason == "ImageLacksPython"
+
+
+def _ends_its_restore(world, restored, *problems) -> None:  # type: ignore[no-untyped-def]
+    """Every rank says how the restore of this attempt ended."""
+    for agent in world.agents.values():
+        progress = replace(
+            agent.run.progress,
+            restore_ended_at=agent.run.started_at,
+            restored=restored,
+            restore_problems=problems,
+        )
+        agent.run = replace(agent.run, progress=progress)
+    world.pass_time(5)
+
+
+def test_a_restore_that_failed_costs_no_checkpoint(training) -> None:
+    world = training(3, commit=10)
+    world.fail(1)
+    world.settle()
+    _ends_its_restore(world, None, "cannot be read: Input/output error")
+    world.fail(1)
+    world.pass_time(20)
+    assert world.attempt.number == 3
+    assert world.attempt.restore_step == 10
+
+
+def test_what_was_restored_in_place_of_a_damaged_checkpoint_serves_the_next_attempt_too(
+    training,
+) -> None:
+    world = training(3, commit=10)
+    world.train(25, commit=20)
+    world.pass_time(20)
+    world.fail(1)
+    world.settle()
+    assert world.attempt.restore_step == 20
+    _ends_its_restore(world, Commit(attempt=1, step=10), "step 20: the checksum does not match")
+    world.fail(1)
+    world.pass_time(20)
+    assert world.attempt.number == 3
+    assert world.attempt.restore_step == 10
