@@ -7,7 +7,7 @@ from e2e.support.faults import partitioned
 from e2e.support.installation import Operator
 from e2e.support.job import Job, avoiding
 
-STEPS = 250
+STEPS = 300
 
 
 def test_an_update_of_the_operator_disturbs_no_training(operator: Operator, job: Job) -> None:
