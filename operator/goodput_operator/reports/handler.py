@@ -6,6 +6,7 @@ event loop.
 
 import asyncio
 import functools
+import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -128,7 +129,7 @@ class SyncHandler:
 
 def _read(pod: PodIdentity, body: bytes) -> SyncRequest:
     try:
-        request = SyncRequest.from_json(body)
+        request = SyncRequest.from_json(_writable(body))
     except ProtocolError as error:
         raise RefusedError(400, "Malformed", str(error)) from None
     if request.run is not None and len(request.run.exits) > MAX_EXITS:
@@ -137,6 +138,16 @@ def _read(pod: PodIdentity, body: bytes) -> SyncRequest:
         message = f"this pod is slot {pod.slot}, incarnation {pod.incarnation}"
         raise RefusedError(403, "WrongSlot", message)
     return request
+
+
+def _writable(body: bytes) -> bytes:
+    """Return the JSON without lone surrogates: it can escape them, but no UTF-8 can hold them."""
+    if b"\\ud" not in body.lower():
+        return body
+    try:
+        return json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return body  # no JSON at all: its reader says so
 
 
 def _misdirected(leader: str) -> Reply:

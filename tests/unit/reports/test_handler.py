@@ -180,6 +180,18 @@ def test_a_body_that_is_no_report_changes_nothing(body: bytes) -> None:
     scenario(story)
 
 
+def test_words_that_no_utf8_can_hold_are_made_writable() -> None:
+    async def story() -> None:
+        world = World(ME)
+        end = ProcessExit(0, 1, 1, exception="half of \ud83d and a whole \U0001f600")
+        await world.ask(ME, request(run=Run(3, exits=(end,))))
+        run = world.store.views(KEY)[ME.uid].request.run
+        assert run is not None
+        assert run.exits[0].exception == "half of ? and a whole \U0001f600"
+
+    scenario(story)
+
+
 @pytest.mark.parametrize(
     "replayed",
     [
