@@ -24,7 +24,7 @@ class ApiModel(BaseModel):
 
 def format_time(value: datetime) -> str:
     """Return RFC 3339 in UTC with milliseconds."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 Time = Annotated[datetime, PlainSerializer(format_time, return_type=str, when_used="json")]

@@ -26,6 +26,8 @@ HEARD_SECONDS = 7.0
 STILL_SECONDS = 5.0
 STILL_STEPS = 10
 """A gang stands still when no step has been finished for so long: both of these."""
+LONGEST_STILL_SECONDS = 86_400.0
+"""Whatever a trainer says of its steps: no gang is waited for longer than a day."""
 
 MAX_OUTPUT_CHARACTERS = 800
 
@@ -169,7 +171,9 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
     commits = [
         (progress.committed, agent.time_of(progress.committed_step_at))
         for agent, progress in said
-        if progress.committed is not None and progress.committed_step_at is not None
+        if progress.committed is not None
+        and progress.committed.attempt == attempt
+        and progress.committed_step_at is not None
     ]
     commit = max(commits, key=lambda one: one[0].step, default=None)
     trackers = [
@@ -229,7 +233,7 @@ def stands_still(progress: GangProgress, now: datetime) -> bool | None:
 def _still_at(progress: GangProgress, step_at: datetime) -> datetime:
     """Return when a gang whose newest step was finished at `step_at` counts as standing still."""
     late_seconds = STILL_STEPS * (progress.step_milliseconds or 0) / 1000
-    return step_at + timedelta(seconds=max(STILL_SECONDS, late_seconds))
+    return step_at + timedelta(seconds=min(max(STILL_SECONDS, late_seconds), LONGEST_STILL_SECONDS))
 
 
 def where(worker: Worker) -> str:

@@ -13,6 +13,7 @@ from goodput_operator.api.spec import RecoverySpec
 from goodput_operator.api.status import (
     AttemptState,
     AttemptStatus,
+    CheckpointStatus,
     ConditionType,
     Exclusion,
     LineageLink,
@@ -108,6 +109,14 @@ def in_lineage(commit: Commit, lineage: list[LineageLink]) -> bool:
     if commit.attempt == lineage[0].attempt:
         return True
     return any(link.origin == commit.attempt and commit.step <= link.step for link in lineage)
+
+
+def is_newer(commit: Commit, checkpoint: CheckpointStatus) -> bool:
+    """Return whether a commit came after the newest one that is known to be durable."""
+    known = checkpoint.last_durable_step
+    if known is None:
+        return True
+    return (commit.attempt, commit.step) > (checkpoint.last_durable_attempt or 0, known)
 
 
 def _restore_point(status: TrainingJobStatus, found: list[Commit]) -> Commit | None:

@@ -70,14 +70,10 @@ def with_conditions(status: TrainingJobStatus, view: View, message: str) -> Trai
             generation=view.snapshot.generation,
             now=view.now,
         )
-    order = list(ConditionType)
-    return status.model_copy(
-        update={
-            "conditions": sorted(
-                status.conditions, key=lambda one: order.index(ConditionType(one.type))
-            )
-        }
-    )
+    places = {kind: place for place, kind in enumerate(ConditionType)}
+    # What others have added (the conventions let them) stays, and comes last.
+    ordered = sorted(status.conditions, key=lambda one: places.get(one.type, len(places)))
+    return status.model_copy(update={"conditions": ordered})
 
 
 def _default(status: TrainingJobStatus, kind: ConditionType) -> Sentence | None:

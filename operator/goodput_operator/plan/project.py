@@ -18,7 +18,7 @@ from goodput_operator.api.status import (
 )
 from goodput_operator.diagnose.examine import Diagnosis, GangProgress
 from goodput_operator.ledger.accounting import goodput_text
-from goodput_operator.plan.attempt import with_restored
+from goodput_operator.plan.attempt import is_newer, with_restored
 from goodput_operator.plan.conditions import phase, with_conditions
 from goodput_operator.plan.reasons import PUBLISHED
 from goodput_operator.plan.spending import account_for
@@ -88,8 +88,7 @@ def _checkpoint(
         checkpoint = checkpoint.model_copy(update={"fenced": True})
     committed = progress.committed
     if committed is not None:
-        known = (checkpoint.last_durable_attempt or 0, checkpoint.last_durable_step or -1)
-        if (committed.attempt, committed.step) > known:
+        if is_newer(committed, checkpoint):
             return checkpoint.model_copy(
                 update={
                     "last_durable_step": committed.step,

@@ -13,6 +13,7 @@ from goodput_operator.api.status import (
 )
 from goodput_operator.diagnose.examine import GangProgress
 from goodput_operator.ledger.accounting import Account, Span
+from goodput_operator.plan.attempt import is_newer
 from goodput_operator.plan.reasons import PLANNED, PUBLISHED, SUSPENDED
 from goodput_operator.plan.view import View, is_finished, is_true
 
@@ -92,11 +93,10 @@ def _training_spans(attempt: AttemptStatus, progress: GangProgress, end: datetim
 def _settle_commits(account: Account, checkpoint: CheckpointStatus, progress: GangProgress) -> None:
     committed = progress.committed
     if committed is not None and progress.committed_step_at is not None:
-        known = (checkpoint.last_durable_attempt or 0, checkpoint.last_durable_step or -1)
-        if (committed.attempt, committed.step) > known:
+        if is_newer(committed, checkpoint):
             account.settle(Bucket.PRODUCTIVE, progress.committed_step_at)
     elif progress.tracker_step is not None and (
-        progress.tracker_step > (checkpoint.last_durable_step or -1)
+        checkpoint.last_durable_step is None or progress.tracker_step > checkpoint.last_durable_step
     ):
         account.settle(Bucket.PRODUCTIVE, progress.tracker_step_at)
 

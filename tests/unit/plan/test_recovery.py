@@ -1,11 +1,12 @@
 """What breaks, and what the operator makes of it."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from goodput.protocol import Commit, Disk
-from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+from goodput_operator.api.status import AttemptState, Bucket, Condition, ConditionType
 
 
 def test_a_failed_process_is_restarted_at_once_in_the_same_pods(training) -> None:
@@ -348,3 +349,54 @@ def test_what_was_restored_in_place_of_a_damaged_checkpoint_serves_the_next_atte
     world.pass_time(20)
     assert world.attempt.number == 3
     assert world.attempt.restore_step == 10
+
+
+@pytest.mark.parametrize("milliseconds", [-5, 10**15, 2**53 - 1])
+def test_no_duration_of_a_step_stops_the_passes(training, milliseconds) -> None:
+    world = training(3)
+    agent = world.agent(0)
+    progress = replace(agent.run.progress, step_milliseconds=milliseconds)
+    agent.run = replace(agent.run, progress=progress)
+    world.silence(1)
+    world.pass_time(100_000, every=10_000)
+    assert world.attempt.number == 2
+
+
+def test_a_time_before_our_calendar_is_written_so_that_it_can_be_read(training) -> None:
+    world = training(3)
+    for agent in world.agents.values():
+        ages_ago = world.now - timedelta(days=365 * 2000) - world.now
+        progress = replace(agent.run.progress, step_at=ages_ago // timedelta(milliseconds=1))
+        agent.run = replace(agent.run, progress=progress)
+    world.pass_time(120)
+    assert world.status.progress.observed_at.year < 100
+
+
+def test_only_the_commits_of_the_current_attempt_are_believed(training) -> None:
+    world = training(3, commit=None)
+    agent = world.agent(0)
+    lie = replace(agent.run.progress, committed=Commit(10**15, 10**15), committed_step_at=1)
+    agent.run = replace(agent.run, progress=lie)
+    world.pass_time(120)
+    assert world.status.checkpoint.last_durable_step is None
+
+
+def test_a_commit_of_step_0_is_news_once(training) -> None:
+    world = training(3, commit=0, step=1)
+    world.pass_time(60)
+    seen_at = world.status.checkpoint.time
+    world.pass_time(120)
+    assert world.status.checkpoint.last_durable_step == 0
+    assert world.status.checkpoint.time == seen_at
+
+
+def test_a_condition_of_somebody_elses_is_kept(training) -> None:
+    world = training(3)
+    foreign = Condition(type="Audited", status="True", last_transition_time=world.now, reason="Yes")
+    world.status = world.status.model_copy(
+        update={"conditions": [foreign, *world.status.conditions]}
+    )
+    world.fail(1)
+    world.settle()
+    assert world.attempt.number == 2
+    assert world.status.conditions[-1] == foreign
