@@ -70,7 +70,7 @@ def with_conditions(status: TrainingJobStatus, view: View, message: str) -> Trai
             generation=view.snapshot.generation,
             now=view.now,
         )
-    places = {kind: place for place, kind in enumerate(ConditionType)}
+    places: dict[str, int] = {kind: place for place, kind in enumerate(ConditionType)}
     # What others have added (the conventions let them) stays, and comes last.
     ordered = sorted(status.conditions, key=lambda one: places.get(one.type, len(places)))
     return status.model_copy(update={"conditions": ordered})
