@@ -91,7 +91,11 @@ def _node_to_blame(worker: Worker) -> bool:
 
 
 def displace(view: View) -> Step | None:
-    """Place a pinned pod elsewhere that the scheduler refuses where the book put it."""
+    """Place a pinned pod elsewhere that the scheduler refuses where the book put it.
+
+    With a back-off from the second time on: what only the scheduler can judge, such as a claim
+    that no volume is bound to, may refuse every node, however many there are.
+    """
     refused = [w for w in view.snapshot.workers if w.pod is not None and w.pod.unschedulable]
     if not view.pinned or not refused:
         return None
@@ -106,6 +110,7 @@ def displace(view: View) -> Step | None:
             ),
         }
     )
+    status = start_failed(status, view.spec.recovery, view.now)
     first = refused[0].pod
     message = f"{where(refused[0])} is placed again: {first.unschedulable if first else ''}"
     status = set_condition(view, status, ConditionType.ADMITTED, False, "Displaced", message)

@@ -5,6 +5,13 @@ from datetime import timedelta
 from goodput.protocol import Disk
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 
+UNBOUND = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "no volume is bound to the claim",
+}
+
 
 def test_a_refused_pod_releases_the_whole_gang(make_world) -> None:
     world = make_world(3)
@@ -53,6 +60,19 @@ def test_a_pod_that_the_scheduler_refuses_is_placed_elsewhere(make_world) -> Non
     world.settle()
     assert "job-1-1" in world.pods
     assert world.pods["job-1-1"]["spec"]["nodeName"] != "node-1"
+
+
+def test_a_gang_that_the_scheduler_refuses_everywhere_is_tried_ever_more_seldom(make_world) -> None:
+    world = make_world(2, spare_nodes=100)
+    world.agents_connect = False
+    for _ in range(1800):
+        world.jump(1)
+        for pod in world.pods.values():
+            pod["spec"].pop("nodeName", None)
+            pod["status"] = {"phase": "Pending", "conditions": (UNBOUND,)}
+        world.visit()
+    assert max(slot.incarnation for slot in world.status.slots) <= 12
+    assert "no volume" in world.condition(ConditionType.ADMITTED).message
 
 
 def test_survivors_hold_their_pods_while_a_replacement_waits_for_room(training) -> None:
