@@ -39,7 +39,8 @@ def survey(directory: str, probe_name: str) -> Disk:
         return Disk(problem="not usable: {}".format(error))
     except Exception as error:  # noqa: BLE001 - whatever lies there, the agent goes on
         return Disk(problem="not readable: {!r}".format(error))
-    problem = found.problem or _cannot_write(os.path.join(directory, probe_name))
+    # The attempt to write knows best why it cannot be done.
+    problem = _cannot_write(os.path.join(directory, probe_name)) or found.problem
     return replace(found, problem=problem)
 
 
@@ -49,7 +50,7 @@ def _cannot_write(probe: str) -> str:
             pass
         os.unlink(probe)
     except OSError as error:
-        return "not writable: {}".format(error)
+        return "not writable for uid {}: {}".format(os.getuid(), error)
     return ""
 
 

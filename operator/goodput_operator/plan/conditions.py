@@ -151,7 +151,7 @@ def _fresh(status: TrainingJobStatus, progress: GangProgress) -> Sentence | None
     attempt, checkpoint = status.attempt, status.checkpoint
     if attempt is None or attempt.state is not AttemptState.RUNNING:
         return _default(status, ConditionType.CHECKPOINT_FRESH)
-    if progress.restore_problems:
+    if progress.restore_problems and progress.committed is None:
         return "False", "FellBack", "; ".join(progress.restore_problems)
     before = find_condition(status, ConditionType.CHECKPOINT_FRESH)
     if checkpoint.last_durable_step is None:

@@ -1,5 +1,6 @@
 """What lies in the checkpoint directory, and whether it can be used."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,8 @@ def test_a_file_in_the_place_of_the_directory_is_a_problem(tmp_path: Path) -> No
 
 def test_a_directory_in_which_no_file_can_be_made_is_a_problem(tmp_path: Path) -> None:
     found = disk.survey(str(tmp_path), "no/such/" + PROBE)
-    assert found.problem.startswith("not writable: ")
+    assert found.problem.startswith(f"not writable for uid {os.getuid()}: ")
+    assert "No such file or directory" in found.problem, "the system's own words"
 
 
 def test_a_survey_comes_in_from_another_thread(

@@ -400,3 +400,22 @@ def test_a_condition_of_somebody_elses_is_kept(training) -> None:
     world.settle()
     assert world.attempt.number == 2
     assert world.status.conditions[-1] == foreign
+
+
+def test_a_checkpoint_that_was_passed_over_is_told_until_a_newer_one_is_durable(training) -> None:
+    world = training(2)
+    world.fail(0)
+    world.settle()
+    for slot in (0, 1):
+        agent = world.agent(slot)
+        assert agent.run is not None
+        damaged = replace(agent.run.progress, restore_problems=("step-10: not JSON",))
+        agent.run = replace(agent.run, progress=damaged)
+    world.train(11)
+    world.settle()
+    fresh = world.condition(ConditionType.CHECKPOINT_FRESH)
+    assert (fresh.status, fresh.reason) == ("False", "FellBack")
+    assert "step-10: not JSON" in fresh.message
+    world.train(20, commit=20)
+    world.settle()
+    assert world.true(ConditionType.CHECKPOINT_FRESH)
