@@ -60,6 +60,7 @@ _CONSTRAINTS_KEPT = 64
 
 @dataclass(frozen=True, slots=True)
 class _Promise:
+    job: JobKey
     claim: Claim
     until: datetime
     predecessor: str
@@ -127,8 +128,22 @@ class Book:
     # --- what the reconciler asks and tells ---------------------------------------------
 
     def place(self, key: JobKey, request: GangRequest, now: datetime) -> Placement | NoRoom:
-        """Return a node for each missing slot, or why there is none. Promises nothing."""
+        """Return a node for each missing slot, or why there is none. Promises nothing.
+
+        What the gang was promised before and has not used is no obstacle to it: those are the
+        very slots that it asks for again.
+        """
         self._expire(now)
+        unused = [one.claim for one in self._promises.values() if one.job == key]
+        for claim in unused:
+            self._charge(claim, -1)
+        try:
+            return self._place(key, request, now)
+        finally:
+            for claim in unused:
+                self._charge(claim, 1)
+
+    def _place(self, key: JobKey, request: GangRequest, now: datetime) -> Placement | NoRoom:
         rooms: Sequence[Room] = self._rooms(request, now)
         fits = sum(room.workers for room in rooms)
         if fits < len(request.slots):
@@ -160,7 +175,7 @@ class Book:
             before = self._pods.get(pod)
             claim = Claim(node, dict(requests), ours=True)
             self._promises[pod] = _Promise(
-                claim, now + self._promise_time, before.uid if before else ""
+                key, claim, now + self._promise_time, before.uid if before else ""
             )
             self._charge(claim, 1)
 

@@ -86,6 +86,13 @@ def test_a_promise_made_twice_holds_once() -> None:
     assert free(cluster, "a") == 8
 
 
+def test_a_gang_whose_creation_was_not_answered_finds_its_own_room_again() -> None:
+    cluster = promised()
+    assert cluster.place(JOB, gang(1), later(1)) == Placement({0: "a"})
+    assert free(cluster, "a") == 0, "a look changes nothing"
+    assert isinstance(cluster.place(("default", "other"), gang(1), later(1)), NoRoom)
+
+
 def test_a_pod_that_has_ended_gives_its_room_back() -> None:
     cluster = book(node("a"))
     running = foreign("x", on="a")
