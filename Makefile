@@ -71,7 +71,7 @@ e2e: $(READY) ## the tests that train on real nodes: the cluster that is up, els
 bench: $(READY) ## run one benchmark: make bench BENCH=name
 	@test -n "$(BENCH)" || { echo "which one? make bench BENCH=name; there are:"; \
 		ls e2e/bench/*.py 2>/dev/null | sed 's|.*/|  |; s|\.py$$||' | grep -v __ || true; exit 2; }
-	@$(PY) -m e2e.bench.$(BENCH)
+	@PYTHONPATH=operator $(PY) -m e2e.bench.$(subst -,_,$(BENCH))
 
 .PHONY: bundle
 bundle: $(READY) ## dist/: the chart as a package, and all of it as one file for kubectl apply

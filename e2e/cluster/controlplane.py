@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from .api import Api
@@ -15,21 +16,40 @@ from .progress import wait_until
 
 SERVICE_ADDRESS = "10.96.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
-PORT = 6443
-_ETCD = "http://127.0.0.1:2379"
-_ETCD_PEER = "http://127.0.0.1:2380"
 # Gang scheduling by the stock scheduler, for the back end that uses it.
 _GATES = "--feature-gates=GenericWorkload=true,TopologyAwareWorkloadScheduling=true"
 _START_ORDER = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the four listen; by default at the ports that they have everywhere."""
+
+    api: int = 6443
+    etcd: int = 2379
+    etcd_peer: int = 2380
+    controller_manager: int = 10257
+    scheduler: int = 10259
+
+    @staticmethod
+    def free() -> Ports:
+        """Return ports that nobody uses now, for a control plane beside another one."""
+        probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
+        try:
+            return Ports(*(probe.getsockname()[1] for probe in probes))
+        finally:
+            for probe in probes:
+                probe.close()
+
+
 class ControlPlane:
     """The processes of the API tier, all below one state directory."""
 
-    def __init__(self, state: Path, address: str) -> None:
+    def __init__(self, state: Path, address: str, ports: Ports = Ports()) -> None:
         self.state = state
         self.address = address
-        self.url = f"https://{address}:{PORT}"
+        self.ports = ports
+        self.url = f"https://{address}:{ports.api}"
         self.pki = Pki(state / "pki")
         self.kubeconfig = state / "kubeconfig"
 
@@ -39,7 +59,9 @@ class ControlPlane:
         Raises:
             ClusterError: a port is taken, or a process did not start.
         """
-        _check_ports({"127.0.0.1": (2379, 2380, 10257, 10259), self.address: (PORT,)})
+        ports = self.ports
+        local = (ports.etcd, ports.etcd_peer, ports.controller_manager, ports.scheduler)
+        _check_ports({"127.0.0.1": local, self.address: (ports.api,)})
         self.daemon("etcd").start([str(binaries["etcd"]), *self._etcd()])
         self.daemon("kube-apiserver").start([str(binaries["kube-apiserver"]), *self._apiserver()])
         manager = self._controller_manager(node_grace_seconds)
@@ -100,15 +122,20 @@ class ControlPlane:
             return False
         return True
 
+    @property
+    def _etcd_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.etcd}"
+
     def _etcd(self) -> list[str]:
+        peer = f"http://127.0.0.1:{self.ports.etcd_peer}"
         return [
             "--name=goodput",
             f"--data-dir={self.state / 'etcd'}",
-            f"--listen-client-urls={_ETCD}",
-            f"--advertise-client-urls={_ETCD}",
-            f"--listen-peer-urls={_ETCD_PEER}",
-            f"--initial-advertise-peer-urls={_ETCD_PEER}",
-            f"--initial-cluster=goodput={_ETCD_PEER}",
+            f"--listen-client-urls={self._etcd_url}",
+            f"--advertise-client-urls={self._etcd_url}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=goodput={peer}",
             "--unsafe-no-fsync",
             "--log-level=warn",
         ]
@@ -123,9 +150,9 @@ class ControlPlane:
         )
         return [
             *announced,
-            f"--etcd-servers={_ETCD}",
+            f"--etcd-servers={self._etcd_url}",
             f"--bind-address={self.address}",
-            f"--secure-port={PORT}",
+            f"--secure-port={self.ports.api}",
             f"--tls-cert-file={file('apiserver.crt')}",
             f"--tls-private-key-file={file('apiserver.key')}",
             f"--client-ca-file={file('ca.crt')}",
@@ -161,6 +188,7 @@ class ControlPlane:
         return [
             f"--kubeconfig={config}",
             "--bind-address=127.0.0.1",
+            f"--secure-port={self.ports.controller_manager}",
             "--leader-elect=false",
             "--use-service-account-credentials",
             f"--service-account-private-key-file={self.pki.path('sa.key')}",
@@ -192,6 +220,7 @@ class ControlPlane:
         return [
             f"--config={file}",
             "--bind-address=127.0.0.1",
+            f"--secure-port={self.ports.scheduler}",
             _GATES,
         ]
 

@@ -1,0 +1,1 @@
+"""What the benchmarks share: an API tier of their own, the operator as a process, agents."""

@@ -1,0 +1,215 @@
+"""Many agents in one process: the real core of each, over real TLS connections.
+
+The core decides everything (`goodput.agent.core`); this is its driver, as the supervisor is in
+a pod, but for a thousand of them on one event loop and with imaginary training processes,
+which start at once, finish a step a second, and die of any signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import ssl
+import time
+from dataclasses import dataclass, field
+
+from goodput import protocol
+from goodput.agent import core
+from goodput.agent.core import Core
+from goodput.agent.settings import PROCESSES, Settings
+from goodput.protocol import ProcessExit, SyncAnswer, SyncRequest, World
+
+SHORTEST_ROUND_SECONDS = 0.05
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Who an agent is, and where it calls.
+
+    Attributes:
+        source: the address it calls from; agents of one node share it.
+    """
+
+    slot: int
+    incarnation: int
+    address: str
+    source: str
+    token: str
+    operator_port: int
+
+
+@dataclass(slots=True)
+class Connection:
+    """One connection to the operator, opened on demand."""
+
+    seat: Seat
+    context: ssl.SSLContext
+    _reader: asyncio.StreamReader | None = None
+    _writer: asyncio.StreamWriter | None = None
+
+    async def exchange(self, request: SyncRequest) -> SyncAnswer:
+        """Send a request and return its answer.
+
+        Raises:
+            OSError: there was none, or a refusal.
+        """
+        if self._writer is None or self._reader is None:
+            self._reader, self._writer = await asyncio.open_connection(
+                *("127.0.0.1", self.seat.operator_port),
+                ssl=self.context,
+                server_hostname=protocol.SERVER_NAME,
+                local_addr=(self.seat.source, 0),
+            )
+        body = request.to_json()
+        head = (
+            f"POST {protocol.SYNC_PATH} HTTP/1.1\r\nHost: {protocol.SERVER_NAME}\r\n"
+            f"Authorization: Bearer {self.seat.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            self._writer.write(head.encode() + body)
+            answer = await self._reader.readuntil(b"\r\n\r\n")
+            length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            text = await self._reader.readexactly(length)
+        except (EOFError, asyncio.LimitOverrunError) as cut:
+            self.close()
+            raise ConnectionError(str(cut)) from cut
+        except BaseException:
+            self.close()
+            raise
+        if not answer.startswith(b"HTTP/1.1 200"):
+            self.close()
+            raise ConnectionError(f"{answer[:12]!r} {text[:200]!r}")
+        return SyncAnswer.from_json(text)
+
+    def close(self) -> None:
+        """Cut it; the next exchange opens a new one."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+        self._reader = self._writer = None
+
+
+@dataclass(slots=True)
+class Agent:
+    """One agent.
+
+    Attributes:
+        connected: set once the operator has answered it.
+        troubles: exchanges that failed.
+    """
+
+    seat: Seat
+    context: ssl.SSLContext
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    troubles: int = 0
+    _core: Core = field(init=False)
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    _held: bool = False
+    _ranks: tuple[int, ...] = ()
+    _step: int = 0
+    _left: bool = False
+
+    def __post_init__(self) -> None:
+        seat = self.seat
+        url = f"https://127.0.0.1:{seat.operator_port}"
+        settings = Settings(seat.slot, seat.incarnation, seat.address, PROCESSES, url)
+        self._core = Core(settings, _now(), "bench")
+        self._core.port_found(29_500)
+
+    async def run(self) -> None:
+        """Poll and report until told to leave, or cancelled."""
+        async with asyncio.TaskGroup() as group:
+            urgent = group.create_task(self._send_urgent())
+            await self._poll()
+            urgent.cancel()
+
+    async def _poll(self) -> None:
+        connection, rounds_in_vain = Connection(self.seat, self.context), 0
+        try:
+            while not self._left:
+                began = time.monotonic()
+                self._train()
+                self._hurry.clear()
+                request = self._core.request(protocol.HOLD_SECONDS, _now())
+                self._held = True
+                # On the same connection until something fails, as the agent's link does.
+                answer = await self._tried(connection, request)
+                self._held = False
+                if answer is None:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                self.connected.set()
+                news = answer.revision != request.seen_revision
+                rounds_in_vain = 0 if news else rounds_in_vain + 1
+                rest = 0.0 if rounds_in_vain < 2 else min(5.0, 0.1 * 2**rounds_in_vain)
+                pause = max(SHORTEST_ROUND_SECONDS, rest) - (time.monotonic() - began)
+                if pause > 0:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._hurry.wait(), pause)
+        finally:
+            connection.close()
+
+    async def _send_urgent(self) -> None:
+        connection = Connection(self.seat, self.context)
+        try:
+            while True:
+                await self._hurry.wait()
+                if self._held:
+                    self._hurry.clear()
+                    await self._tried(connection, self._core.request(0.0, _now()))
+                await asyncio.sleep(SHORTEST_ROUND_SECONDS)
+        finally:
+            connection.close()
+
+    async def _tried(self, connection: Connection, request: SyncRequest) -> SyncAnswer | None:
+        try:
+            answer = await connection.exchange(request)
+        except (OSError, ValueError):
+            self.troubles += 1
+            return None
+        self._carry_out(self._core.answered(answer, request.sequence, _now()))
+        return answer
+
+    def _carry_out(self, commands: core.Commands) -> None:
+        for command in commands:
+            if isinstance(command, core.Start):
+                self._start(command.world)
+            elif isinstance(command, core.Signal):
+                self._die(command.number)
+            elif isinstance(command, core.Report):
+                self._hurry.set()
+            elif isinstance(command, core.Leave):
+                self._left = True
+
+    def _start(self, world: World) -> None:
+        self._ranks = tuple(range(world.rank_offset, world.rank_offset + world.processes))
+        for rank in self._ranks:
+            self._carry_out(self._core.spawned(world.attempt, rank, _now()))
+
+    def _die(self, number: int) -> None:
+        ranks, self._ranks = self._ranks, ()
+        for rank in ranks:
+            end = ProcessExit(rank, _now(), 128 + number, number, signal.Signals(number).name)
+            self._carry_out(self._core.exited(self._core.attempt, end, _now()))
+        self._carry_out(self._core.emptied(_now()))
+
+    def _train(self) -> None:
+        """Say what the trainer would have said since the last poll: that it goes on."""
+        if self._ranks:
+            self._step += 5
+            said = {
+                "kind": "step",
+                "rank": self._ranks[0],
+                "attempt": self._core.attempt,
+                "at": time.monotonic(),
+                "step": self._step,
+                "milliseconds": 1000,
+            }
+            self._carry_out(self._core.heard(json.dumps(said).encode(), _now()))
+
+
+def _now() -> int:
+    return int(time.monotonic() * 1000)
