@@ -70,7 +70,7 @@ e2e: $(READY) ## the tests that train on real nodes: the cluster that is up, els
 .PHONY: bench
 bench: $(READY) ## run one benchmark: make bench BENCH=name
 	@test -n "$(BENCH)" || { echo "which one? make bench BENCH=name; there are:"; \
-		ls e2e/bench/*.py 2>/dev/null | sed 's|.*/|  |; s|\.py$$||' | grep -v __ || true; exit 2; }
+		ls e2e/bench/*.py 2>/dev/null | sed 's|.*/|  |; s|\.py$$||; s|_|-|g' | grep -v -e --init || true; exit 2; }
 	@PYTHONPATH=operator $(PY) -m e2e.bench.$(subst -,_,$(BENCH))
 
 .PHONY: bundle
