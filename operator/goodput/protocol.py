@@ -197,9 +197,10 @@ class Progress(Message):
     """What the trainer said of itself during the current attempt. Times: agent clock, ms.
 
     Attributes:
-        sdk: a process of this attempt speaks through the SDK, so its checkpoints are fenced.
-        restore_began_at, restore_ended_at: the restore of this attempt, as far as it went.
-        restored: the commit that was restored; None when the attempt began from nothing.
+        sdk: a process of this attempt speaks through the SDK.
+        restore_began_at, restore_ended_at: the restore of this attempt, as far as it went. One
+            who restores by the SDK saves by it, too: the checkpoints are fenced.
+        restored: the commit that was restored; None when there was none, or it failed.
         restore_problems: commits that were passed over, each with its reason (at most 4).
         first_step_at: the end of the first step of this attempt.
         step, step_at: the newest finished step and when it was finished.

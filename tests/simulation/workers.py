@@ -85,6 +85,7 @@ class Gang:
             self.simulation.violations.append(f"attempt {world.attempt} has a rank twice")
         self.members[world.worker_rank] = process
         process.say("hello", pid=1)
+        process.say("restore_begin")
         if len(self.members) == world.workers and not self.broken:
             self._restore()
             asyncio.get_running_loop().call_later(STEP_SECONDS, self._next_step)
@@ -114,7 +115,6 @@ class Gang:
             if commit not in self.simulation.disk:
                 self.simulation.violations.append(f"nobody ever wrote {commit}")
         for process in self.members.values():
-            process.say("restore_begin")
             process.say(
                 "restore_end", commit=None if commit is None else commit.to_dict(), problems=[]
             )

@@ -148,7 +148,7 @@ class CheckpointStatus(ApiModel):
     verified: bool = False
     """It was committed with a manifest (SDK), not merely seen in a tracker file."""
     fenced: bool = False
-    """The processes use the SDK, so what a zombie writes is never read."""
+    """The processes save and restore by the SDK, so what a zombie writes is never read."""
     lineage: list[LineageLink] = Field(default_factory=list, max_length=64)
     """Which attempt went on from which step of which earlier one, newest first."""
 

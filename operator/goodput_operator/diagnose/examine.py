@@ -79,11 +79,13 @@ class GangProgress:
 
     Attributes:
         sdk: the processes use the SDK.
+        checkpoints: they save and restore by it, too: a restore has begun, or there is a commit.
         signal: there is any sign of progress, from the SDK or a tracker file.
         restored: the commit that was restored; None when nothing was, or not yet.
     """
 
     sdk: bool = False
+    checkpoints: bool = False
     signal: bool = False
     step: int | None = None
     step_at: datetime | None = None
@@ -186,6 +188,10 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
     restored = [p.restored for _, p in said if p.restored is not None]
     return GangProgress(
         sdk=any(progress.sdk for _, progress in said),
+        checkpoints=any(
+            p.sdk and (p.restore_began_at, p.restore_ended_at, p.committed) != (None, None, None)
+            for _, p in said
+        ),
         signal=bool(steps or trackers or commits) or any(p.sdk for _, p in said),
         step=newest[0] if newest else None,
         step_at=newest[1] if newest else None,

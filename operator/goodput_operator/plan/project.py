@@ -84,7 +84,8 @@ def observe_reports(
 def _checkpoint(
     checkpoint: CheckpointStatus, progress: GangProgress, now: datetime
 ) -> CheckpointStatus:
-    if progress.sdk and not checkpoint.fenced:
+    # One who only says its steps through the SDK writes checkpoints of its own, without a fence.
+    if progress.checkpoints and not checkpoint.fenced:
         checkpoint = checkpoint.model_copy(update={"fenced": True})
     committed = progress.committed
     if committed is not None:

@@ -321,6 +321,8 @@ def resume(view: View) -> Step | None:
             "queued_since": truncate(view.now),
             "active_since": truncate(view.now),
             "slots": sized_slots(view.status.slots, view.spec.workers),
+            # The template may be another one now, whose checkpoints nobody fences.
+            "checkpoint": view.status.checkpoint.model_copy(update={"fenced": False}),
         }
     )
     status = set_condition(

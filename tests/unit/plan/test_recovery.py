@@ -113,6 +113,29 @@ def test_without_the_sdk_the_next_attempt_waits_for_confirmed_death(training) ->
     assert world.attempt.number == 2
 
 
+@pytest.mark.parametrize("instead", ["steps are told", "the template has changed since"])
+def test_own_checkpoints_are_not_fenced_by_what_else_the_sdk_was_used_for(
+    make_world, instead
+) -> None:
+    world = make_world(2)
+    world.settle()
+    if instead == "the template has changed since":
+        world.train(10, commit=10)
+        world.spec["suspend"] = True
+        world.pass_time(30)
+        world.spec["suspend"] = False
+        world.pass_time(30)
+    for agent in world.agents.values():
+        progress = replace(agent.run.progress, step=12, step_at=agent.run.started_at)
+        agent.run = replace(agent.run, progress=progress)
+    world.pass_time(5)
+    world.silence(1)
+    world.pass_time(30)
+    assert world.attempt.reason == "WorkerSilent"
+    assert world.attempt.state is AttemptState.STOPPING
+    assert world.condition(ConditionType.RUNNING).reason == "WaitingForConfirmedDeath"
+
+
 def test_the_back_off_begins_with_the_second_failure_without_progress(training) -> None:
     world = training(1)
     for _ in range(2):
