@@ -6,6 +6,7 @@ service resolves to, or to the leader that a standby named; the certificate must
 `protocol.SERVER_NAME` in either case.
 """
 
+import contextlib
 import http.client
 import random
 import socket
@@ -23,6 +24,10 @@ from goodput.protocol import Misdirected, ProtocolError, SyncAnswer, SyncRequest
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 """How long an answer may take, beyond the time for which it is held."""
+DEAD_PATH_SECONDS = 5
+"""A connection on which nothing has been acknowledged for so long is dead. Without this a path
+that swallows packets, as a flushed connection table does, silences a healthy worker for as long
+as an answer may take, and the operator would take it for lost."""
 IDLE_SECONDS = 30.0
 """A connection that has been idle for longer is not trusted: a firewall may have dropped it."""
 FIRST_BACKOFF_SECONDS = 0.1
@@ -123,6 +128,23 @@ class Route:
             self._leader = None
 
 
+def notice_dead_paths(connection: socket.socket) -> None:
+    """Have the kernel end a connection `DEAD_PATH_SECONDS` after its path has died.
+
+    Probes do it while we wait for an answer, the user time-out (RFC 5482) while we send. A
+    sandbox whose kernel has no such option does without.
+    """
+    for level, option, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, DEAD_PATH_SECONDS - 2),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PATH_SECONDS * 1000),
+    ):
+        with contextlib.suppress(OSError):
+            connection.setsockopt(level, option, value)
+
+
 class _Tls(http.client.HTTPSConnection):
     """HTTPS to an address under the one name of the operator."""
 
@@ -135,6 +157,7 @@ class _Tls(http.client.HTTPSConnection):
         plain = socket.create_connection((self.host, self.port), CONNECT_SECONDS)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            notice_dead_paths(plain)
             self.sock = context.wrap_socket(plain, server_hostname=protocol.SERVER_NAME)
         except BaseException:
             plain.close()

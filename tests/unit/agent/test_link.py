@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from goodput import protocol
 from goodput.agent.link import (
+    SHORTEST_ROUND_SECONDS,
     Connection,
     Credentials,
     Link,
@@ -20,8 +22,10 @@ from goodput.agent.link import (
     Unanswered,
     backoff_seconds,
     fit,
+    notice_dead_paths,
 )
 from goodput.protocol import ProcessExit, Run, SyncAnswer, SyncRequest
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
 
 HOLD = json.dumps(SyncAnswer(kind=protocol.HOLD, revision="r1").to_dict()).encode()
 REQUEST = SyncRequest(slot=1, incarnation=1, sequence=1, sent_at=5)
@@ -75,6 +79,25 @@ def test_a_connection_is_used_again(serve: Any, http: Any, connect: Any) -> None
     for _ in range(3):
         connection.exchange(REQUEST.to_json(), 0.0)
     assert server.connections == 1
+
+
+def test_a_path_that_swallows_packets_is_left_before_the_worker_counts_as_lost() -> None:
+    with socket.socket() as plain:
+        notice_dead_paths(plain)
+        idle, interval, probes, sending = (
+            plain.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (
+                socket.TCP_KEEPIDLE,
+                socket.TCP_KEEPINTVL,
+                socket.TCP_KEEPCNT,
+                socket.TCP_USER_TIMEOUT,
+            )
+        )
+        assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    dead_seconds = max(idle + interval * probes, sending / 1000)
+    first_pause_seconds = backoff_seconds(0, chance=1.0) + SHORTEST_ROUND_SECONDS
+    silence_seconds = protocol.HOLD_SECONDS + dead_seconds + first_pause_seconds
+    assert silence_seconds < SILENCE_LIMIT_SECONDS - 1
 
 
 def test_a_rotated_token_is_used_from_the_next_request_on(
