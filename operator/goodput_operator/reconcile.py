@@ -170,7 +170,11 @@ class Reconciler:
             return None
         if not self._view_is_fresh():
             return STALE_VIEW_SECONDS
-        spec, status = read_job(job)
+        try:
+            spec, status = read_job(job)
+        except CorruptStatusError:
+            self._forget(key)  # who cannot be placed must keep no room from others
+            raise
         namespace, account = self.service_account
         problems = template_problems(
             spec, operator_service_account=account if key[0] == namespace else ""
@@ -231,6 +235,8 @@ class Reconciler:
         refusal = None
         if not broken and _template_is_open(spec, status, job):
             refusal = await self._try_template(key, job, spec)
+        now = self.now()
+        self.listening_since = min(self.listening_since, now)  # the clock may have been put back
         return observe(
             job,
             status.slots,
@@ -238,7 +244,7 @@ class Reconciler:
             nodes,
             self.agents.views(key),
             listening_since=self.listening_since,
-            now=self.now(),
+            now=now,
             refusal=self._refusals.pop(key, ""),
             template_refusal=refusal,
         )
@@ -413,13 +419,18 @@ def read_job(job: Mapping[str, Any]) -> tuple[TrainingJobSpec, TrainingJobStatus
     """
     try:
         spec = TrainingJobSpec.model_validate(job.get("spec") or {})
-        return spec, TrainingJobStatus.model_validate(job.get("status") or {})
+        status = TrainingJobStatus.model_validate(job.get("status") or {})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CorruptStatusError(
             f"nothing is done about this job: {where}: {first['msg']}"
         ) from error
+    if status.attempt is not None and not status.slots:  # of nobody, all would have succeeded
+        raise CorruptStatusError(
+            "nothing is done about this job: it has status.attempt and no status.slots"
+        )
+    return spec, status
 
 
 def _ours(job: Mapping[str, Any]) -> bool:

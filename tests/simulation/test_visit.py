@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -50,9 +52,19 @@ def test_a_conflict_stops_the_pass_and_the_next_one_sees_what_is_new() -> None:
     by_hand(story)
 
 
-def test_a_status_that_we_cannot_have_written_is_left_alone() -> None:
+ATTEMPT = {"number": 1, "state": "Running", "openedAt": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({"slots": 3}, id="of the wrong type"),
+        pytest.param({"attempt": ATTEMPT, "selector": "x"}, id="an attempt of nobody"),
+    ],
+)
+def test_a_status_that_we_cannot_have_written_is_left_alone(status: dict[str, Any]) -> None:
     async def story(world: World) -> None:
-        world.server.change("trainingjobs", *KEY, lambda job: job.update(status={"slots": 3}))
+        world.server.change("trainingjobs", *KEY, lambda job: job.update(status=status))
         await asyncio.sleep(A_MOMENT)
         with pytest.raises(CorruptStatusError, match=r"status|slots"):
             await world.visit()
@@ -140,3 +152,33 @@ def test_many_wakes_lead_to_the_same_writes_as_one() -> None:
         await world.until_trains(1)
 
     assert simulate(story).server.writes == simulate(quietly).server.writes
+
+
+def test_a_lost_node_is_noticed_also_when_the_clock_was_put_back() -> None:
+    async def story(world: World) -> None:
+        await world.start_operator()
+        world.operator.parts.reconciler.listening_since += timedelta(hours=1)
+        world.create_job()
+        await world.until_trains(1)
+        world.cluster.lose_node(world.node_of(1))
+        await world.until_trains(2)
+
+    simulate(story)
+
+
+def test_a_job_that_cannot_be_read_keeps_no_room_from_others() -> None:
+    async def story(world: World) -> None:
+        for node in list(world.cluster.kubelets):
+            world.cluster.lose_node(node)
+        await asyncio.sleep(60)
+        await world.visit()
+        book = world.operator.parts.book
+        assert book is not None
+        assert book.waiting() == (KEY,)
+        world.server.change("trainingjobs", *KEY, lambda job: job.update(status={"slots": 3}))
+        await asyncio.sleep(A_MOMENT)
+        with pytest.raises(CorruptStatusError):
+            await world.visit()
+        assert book.waiting() == ()
+
+    by_hand(story)
