@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from e2e.cluster import Cluster
+from e2e.cluster.images import WORKER_IMAGE
 from e2e.support.faults import lost_node
 from e2e.support.installation import Operator
 from e2e.support.job import Job
 
 WHOLE_NODE = 8
+SLOW = {
+    "name": "slow",
+    "image": WORKER_IMAGE,
+    "imagePullPolicy": "Never",
+    "command": ["sleep", "15"],
+}
 
 Record = Callable[[str, object], None]
 
@@ -30,18 +37,17 @@ def _whole_operator(operator: Operator) -> Iterator[None]:
 def test_the_standby_finishes_what_the_killed_leader_had_begun_and_training_never_stops(
     cluster: Cluster, operator: Operator, namespace: str, record_property: Record
 ) -> None:
-    def begin(name: str, steps: int) -> Job:
-        return Job(cluster, namespace, name).apply(workers=2, steps=steps)
+    def begin(name: str, steps: int, pod: dict[str, Any] | None = None) -> Job:
+        return Job(cluster, namespace, name).apply(workers=2, steps=steps, pod=pod)
 
     training, failing = begin("training", 400), begin("failing", 300)
     suspending, deleted = begin("suspending", 9999), begin("deleted", 9999)
     for job in (training, failing, suspending, deleted):
         job.wait_step(20)
     untouched = {job: job.pods() for job in (training, failing)}
+    forming = begin("forming", 30, pod={"initContainers": [SLOW]})
+    forming.wait_for(lambda status: status.get("attempt"), "a gang to form")
     starting = begin("starting", 30)
-    starting.wait_for(lambda status: status.get("attempt"), "the first gang to form")
-    time.sleep(1)  # so that one gang starts while the other forms
-    forming = begin("forming", 30)
     starting.wait_for(_is_published, "the world to be published")
 
     suspending.patch({"suspend": True})
@@ -138,4 +144,5 @@ def _attempt(job: Job) -> dict[str, Any]:
 
 
 def _is_published(status: dict[str, Any]) -> bool:
-    return status["attempt"]["state"] in ("Starting", "Running")
+    attempt = status.get("attempt") or {}
+    return attempt.get("state") in ("Starting", "Running")
