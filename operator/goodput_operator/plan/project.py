@@ -87,13 +87,15 @@ def _checkpoint(
     # One who only says its steps through the SDK writes checkpoints of its own, without a fence.
     if progress.checkpoints and not checkpoint.fenced:
         checkpoint = checkpoint.model_copy(update={"fenced": True})
-    committed = progress.committed
-    if committed is not None:
-        if is_newer(committed, checkpoint):
+    # A worker may die before it reports its commit; what was restored was durable all the same.
+    known = [commit for commit in (progress.restored, progress.committed) if commit is not None]
+    newest = max(known, key=lambda one: (one.attempt, one.step), default=None)
+    if newest is not None:
+        if is_newer(newest, checkpoint):
             return checkpoint.model_copy(
                 update={
-                    "last_durable_step": committed.step,
-                    "last_durable_attempt": committed.attempt,
+                    "last_durable_step": newest.step,
+                    "last_durable_attempt": newest.attempt,
                     "time": truncate(now),
                     "verified": True,
                 }

@@ -442,3 +442,18 @@ def test_a_checkpoint_that_was_passed_over_is_told_until_a_newer_one_is_durable(
     world.train(20, commit=20)
     world.settle()
     assert world.true(ConditionType.CHECKPOINT_FRESH)
+
+
+def test_a_commit_that_nobody_reported_is_durable_once_it_has_been_restored(training) -> None:
+    world = training(2, commit=10)
+    world.fail(0)
+    world.settle()
+    agent = world.agent(1)
+    assert agent.run is not None
+    agent.run = replace(
+        agent.run, progress=replace(agent.run.progress, restored=Commit(attempt=1, step=12))
+    )
+    world.train(13)
+    world.settle()
+    checkpoint = world.status.checkpoint
+    assert (checkpoint.last_durable_attempt, checkpoint.last_durable_step) == (1, 12)
