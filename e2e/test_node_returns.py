@@ -55,8 +55,8 @@ def test_what_a_zombie_gang_commits_is_never_restored(
         cluster.wait_until(lambda: _newest_commit(job, 2) > restored, "attempt 2 to commit", 30)
         job.kill_rank(1)
         history = job.wait_attempt(3)["checkpoint"]["lineage"]
-        assert (history[0]["attempt"], history[0]["from"]) == (3, 2)
-        assert history[1] == {"attempt": 2, "from": 1, "step": restored}
+        assert (history[0]["attempt"], history[0]["origin"]) == (3, 2)
+        assert history[1] == {"attempt": 2, "origin": 1, "step": restored}
     cluster.wait_until(
         lambda: not any(job.trainers(zombie) for zombie in zombies), "the zombies to end", 20
     )
