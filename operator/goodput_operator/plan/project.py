@@ -117,7 +117,8 @@ def worth_writing(
     """Return whether to write `after` now, and else when it will be time.
 
     A decision is written at once. Numbers that only move are written in the rhythm of the
-    ledger: no report costs a write.
+    ledger: no report costs a write. So are words alone: what is missing for a gang that waits
+    changes with every pod of the cluster that ends.
     """
     if _essence(before) != _essence(after):
         return True, None
@@ -132,7 +133,7 @@ def worth_writing(
         rhythm = timing.flush_suspended_seconds
     elif before.checkpoint != after.checkpoint:
         rhythm = timing.flush_durable_seconds
-    elif before.workers != after.workers:
+    elif (before.workers, before.conditions) != (after.workers, after.conditions):
         rhythm = timing.flush_visible_seconds
     due = since + timedelta(seconds=rhythm)
     return now >= due, due
@@ -145,6 +146,7 @@ def _essence(status: TrainingJobStatus) -> TrainingJobStatus:
     return status.model_copy(
         update={
             **_NO_NUMBERS,
+            "conditions": [(one.type, one.status, one.reason) for one in status.conditions],
             "progress": status.progress.model_copy(
                 update={"step": None, "step_milliseconds": None, "observed_at": None}
             ),

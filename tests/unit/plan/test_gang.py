@@ -212,3 +212,15 @@ def test_a_gang_that_cannot_start_says_why_beside_its_phase(make_world) -> None:
     world.settle()
     assert (world.status.phase, world.status.reason) == ("Starting", "ErrImagePull")
     assert "no such image" in world.condition(ConditionType.RUNNING).message
+
+
+def test_news_of_the_room_that_a_queued_gang_lacks_is_told_now_and_then(make_world) -> None:
+    world = make_world(4, spare_nodes=-2)
+    world.settle()
+    writes = world.writes
+    for _ in range(120):
+        world.jump(0.5)
+        world.free_nodes = world.free_nodes[:2] if len(world.free_nodes) > 2 else ["a", "b", "c"]
+        world.visit()
+    assert world.writes - writes <= 6
+    assert world.condition(ConditionType.ADMITTED).message.startswith("needs 4 nodes")
