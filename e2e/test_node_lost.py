@@ -11,7 +11,7 @@ from e2e.support.installation import Operator
 from e2e.support.job import Job
 
 CHECKPOINT_EVERY = 20
-STEPS = 300
+STEPS = 150
 WHOLE_NODE = 8
 
 

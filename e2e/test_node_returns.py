@@ -13,7 +13,7 @@ WHOLE_NODE = 8
 def test_a_worker_that_comes_back_joins_nothing_and_ends(
     cluster: Cluster, operator: Operator, job: Job
 ) -> None:
-    job.apply(workers=2, accelerators=WHOLE_NODE, steps=250, arguments=("--peer-lost=hang",))
+    job.apply(workers=2, accelerators=WHOLE_NODE, steps=200, arguments=("--peer-lost=hang",))
     job.wait_step(20)
     lost = job.slot_away_from(operator.leader_node())
     zombie = job.pod(lost)
@@ -33,7 +33,7 @@ def test_a_worker_that_comes_back_joins_nothing_and_ends(
     for slot in (0, 1):
         second = [step for step in job.steps(slot) if step.attempt == 2]
         assert [step.rank for step in second] == [slot] * len(second)
-        assert [step.step for step in second] == list(range(second[0].step, 251))
+        assert [step.step for step in second] == list(range(second[0].step, 201))
     job.assert_losses_agree()
     job.assert_every_second_is_accounted_for()
 

@@ -64,7 +64,7 @@ def test_a_worker_cut_off_from_its_peers_is_replaced(
     cluster: Cluster, operator: Operator, job: Job
 ) -> None:
     """Nobody can advance without it: it may live, but it is of no use."""
-    job.apply(workers=2, accelerators=WHOLE_NODE, steps=250, arguments=("--peer-lost=hang",))
+    job.apply(workers=2, accelerators=WHOLE_NODE, steps=150, arguments=("--peer-lost=hang",))
     job.wait_step(20)
     lost = job.slot_away_from(operator.leader_node())
     survivor_uid, cut_off = job.pod(1 - lost)["metadata"]["uid"], job.node_of(lost)
