@@ -98,7 +98,7 @@ class RecoverySpec(ApiModel):
         )
     )
 
-    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 10
+    max_restarts: Annotated[int, Field(ge=0, le=999)] = 10
     """How many restarts the training's own failures may cost within windowSeconds; one more
     fails the job. Faults of nodes and preemptions are not counted. 0: the first failure fails
     the job."""

@@ -139,6 +139,8 @@ class LineageLink(ApiModel):
 class CheckpointStatus(ApiModel):
     """Observed, then kept: the newest durable commit, and the chain that a restore may follow."""
 
+    directory: str = ""
+    """The directory that all of this is about: spec.checkpoint.directory of the newest attempt."""
     last_durable_step: int | None = None
     """Step of the newest commit that is known to be durable."""
     last_durable_attempt: int | None = None

@@ -80,7 +80,7 @@ class Worker:
 
     Attributes:
         silent_seconds: since the agent's last word, or since we began to listen if that is
-            later; None when it never spoke and nobody waits for it.
+            later.
     """
 
     slot: int
@@ -114,7 +114,6 @@ class JobSnapshot:
     Attributes:
         workers: one for each slot of the status, in slot order.
         strays: pods of this job that stand for no slot now (older incarnations, lost slots).
-        foreign: names of pods that carry a name of ours and are not ours.
         refusal: why the API server refused to create a pod in the last pass, else empty.
         template_refusal: what a dry run of a worker pod said; None when it was not asked.
     """

@@ -67,7 +67,7 @@ def publish(view: View, master: Worker) -> TrainingJobStatus:
     """
     assert master.agent is not None
     assert master.pod is not None
-    status, attempt = view.status, view.attempt
+    status, attempt = _in_its_directory(view), view.attempt
     disks = [worker.agent.request.disk for worker in view.snapshot.workers if worker.agent]
     number = max(attempt.number, *(disk.highest_attempt + 1 for disk in disks))
     commit = _restore_point(status, [disk.newest for disk in disks if disk.newest])
@@ -96,6 +96,22 @@ def publish(view: View, master: Worker) -> TrainingJobStatus:
             ),
         }
     )
+
+
+def _in_its_directory(view: View) -> TrainingJobStatus:
+    """Return the status with no checkpoints known if the user has named another directory.
+
+    That can happen while the job is suspended. What the new directory holds is welcome then, as
+    a former job's is.
+    """
+    directory = view.spec.checkpoint.directory if view.spec.checkpoint else ""
+    known = view.status.checkpoint
+    if known.directory == directory or not known.lineage:
+        return view.status.model_copy(
+            update={"checkpoint": known.model_copy(update={"directory": directory})}
+        )
+    fresh = CheckpointStatus(directory=directory)
+    return view.status.model_copy(update={"checkpoint": fresh})
 
 
 def in_lineage(commit: Commit, lineage: list[LineageLink]) -> bool:

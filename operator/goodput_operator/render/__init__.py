@@ -4,7 +4,6 @@ from goodput_operator.render.pod import (
     JobIdentity,
     RenderSettings,
     job_labels,
-    pod_drift,
     render_pod,
 )
 from goodput_operator.render.template import (
@@ -18,7 +17,6 @@ __all__ = [
     "RenderSettings",
     "accelerators_per_worker",
     "job_labels",
-    "pod_drift",
     "processes_per_worker",
     "render_pod",
     "template_problems",

@@ -1,4 +1,4 @@
-"""Build one worker's pod from the job's template, and tell whether a pod is the one we built.
+"""Build one worker's pod from the job's template.
 
 Pure. The template is kept as it is except for what is named here; parts that we do not touch
 are shared with it, so nobody may change a rendered pod in place.
@@ -120,28 +120,6 @@ def worker_labels(job_name: str, slot: int, incarnation: int) -> dict[str, str]:
         names.LABEL_SLOT: str(slot),
         names.LABEL_INCARNATION: str(incarnation),
     }
-
-
-def pod_drift(job: JobIdentity, slot: int, incarnation: int, pod: Mapping[str, Any]) -> str | None:
-    """Return why a pod is not, or no longer, the one that we create for this incarnation.
-
-    None when it is. Looked at: name, owner and our labels, which decide whether our caches and
-    the garbage collector still know it. What a webhook or the scheduler fills in is no drift.
-    """
-    metadata = pod.get("metadata") or {}
-    name = names.pod_name(job.name, slot, incarnation)
-    found = f"{metadata.get('namespace')}/{metadata.get('name')}"
-    if found != f"{job.namespace}/{name}":
-        return f"pod {found} is not {job.namespace}/{name}"
-    owners = [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
-    if not any(owner.get("uid") == job.uid for owner in owners):
-        by = f"{owners[0].get('kind')} {owners[0].get('name')}" if owners else "nobody"
-        return f"pod {name} is controlled by {by} (not by this job, UID {job.uid}); delete it"
-    labels = metadata.get("labels") or {}
-    for key, value in worker_labels(job.name, slot, incarnation).items():
-        if labels.get(key) != value:
-            return f"label {key} of pod {name} is {labels.get(key)!r} and must be {value!r}"
-    return None
 
 
 def _owner(job: JobIdentity) -> Object:

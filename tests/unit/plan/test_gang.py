@@ -224,3 +224,14 @@ def test_news_of_the_room_that_a_queued_gang_lacks_is_told_now_and_then(make_wor
         world.visit()
     assert world.writes - writes <= 6
     assert world.condition(ConditionType.ADMITTED).message.startswith("needs 4 nodes")
+
+
+def test_another_directory_is_not_searched_for_the_old_ones_checkpoints(training) -> None:
+    world = training(2, commit=10, checkpoint={"directory": "/old"})
+    world.spec["suspend"] = True
+    world.settle()
+    world.spec |= {"suspend": False, "checkpoint": {"directory": "/new"}}
+    world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
+    assert world.attempt.restore_step is None
+    assert [link.origin for link in world.status.checkpoint.lineage] == [0]

@@ -20,7 +20,7 @@ class AnyWorld(RuleBasedStateMachine):
         super().__init__()
         nodes = [f"node-{number}" for number in range(WORKERS + 2)]
         self.world = World(
-            spec={"workers": WORKERS, "recovery": {"maxRestarts": 1000}},
+            spec={"workers": WORKERS, "recovery": {"maxRestarts": 999}},
             free_nodes=list(nodes),
             nodes={node: node_object(node, ready=True) for node in nodes},
         )

@@ -12,7 +12,6 @@ from goodput_operator.render import (
     JobIdentity,
     RenderSettings,
     accelerators_per_worker,
-    pod_drift,
     processes_per_worker,
     render_pod,
 )
@@ -417,40 +416,3 @@ def test_how_many_processes_a_worker_runs(
     spec = spec_of(template, processesPerWorker=said)
     assert processes_per_worker(spec) == processes
     assert accelerators_per_worker(spec) == accelerators
-
-
-def test_our_own_pod_is_recognised() -> None:
-    assert pod_drift(JOB, 3, 2, render(RICH)) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        pytest.param(
-            {"name": "char-gpt-3-1"},
-            "pod research/char-gpt-3-1 is not research/char-gpt-3-2",
-            id="another incarnation",
-        ),
-        pytest.param(
-            {"ownerReferences": [{**OWNER, "uid": "former"}]},
-            "pod char-gpt-3-2 is controlled by TrainingJob char-gpt "
-            "(not by this job, UID 1b2c); delete it",
-            id="of a former job of this name",
-        ),
-        pytest.param(
-            {"ownerReferences": [{**OWNER, "controller": False}]},
-            "pod char-gpt-3-2 is controlled by nobody (not by this job, UID 1b2c); delete it",
-            id="owned but not controlled",
-        ),
-        pytest.param(
-            {"labels": {"goodput.training/job": "char-gpt"}},
-            "label app.kubernetes.io/managed-by of pod char-gpt-3-2 is None "
-            "and must be 'goodput-operator'",
-            id="edited by hand",
-        ),
-    ],
-)
-def test_a_pod_that_is_not_ours_says_why(change: dict[str, Any], reason: str) -> None:
-    pod = render(MINIMAL)
-    pod["metadata"] |= change
-    assert pod_drift(JOB, 3, 2, pod) == reason
