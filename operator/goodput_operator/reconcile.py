@@ -86,7 +86,7 @@ class Placer:
     book: Book
     key: JobKey
     spec: TrainingJobSpec
-    requests: Resources
+    requests: Callable[[], Resources]
     now: datetime
     request: GangRequest | None = None
     answer: Placement | NoRoom | None = None
@@ -97,7 +97,7 @@ class Placer:
         avoid: list[Exclusion] = list(exclusions)
         self.request = GangRequest(
             slots=tuple(slots),
-            requests=self.requests,
+            requests=self.requests(),
             constraints=read_constraints(template, job_labels(self.key[1])),
             bound=bound,
             excluded={one.node: one.until for one in avoid},
@@ -214,8 +214,12 @@ class Reconciler:
         self, book: Book, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec
     ) -> Placer:
         """Return who places this job's pods; they ask for what the rendered pod does."""
-        pod = render_pod(_identity(job), spec, 0, 0, None, self.render_settings())
-        return Placer(book, key, spec, pod_requests(pod["spec"]), self.now())
+
+        def requests() -> Resources:
+            pod = render_pod(_identity(job), spec, 0, 0, None, self.render_settings())
+            return pod_requests(pod["spec"])
+
+        return Placer(book, key, spec, requests, self.now())
 
     # --- gather -------------------------------------------------------------------------
 
@@ -329,6 +333,8 @@ class Reconciler:
         self.agents.set_answers(key, plan.answers)
         if plan.delete_job:
             await self.gateway.delete_job(key, job["metadata"]["uid"])
+            return
+        if not (plan.create or plan.delete):
             return
         settings = self.render_settings()
         identity = _identity(job)
