@@ -30,6 +30,7 @@ LONGEST_STILL_SECONDS = 86_400.0
 """Whatever a trainer says of its steps: no gang is waited for longer than a day."""
 
 MAX_OUTPUT_CHARACTERS = 800
+SIGKILL = 9
 
 PREEMPTION_REASONS = frozenset(
     {"PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "DeletionByTaintManager"}
@@ -61,6 +62,7 @@ class Finding:
         certain: an act that destroys may rest on it.
         charged: it is the user's own fault, so the user's budget pays.
         requeue: trying again makes sense.
+        killed: from outside, by SIGKILL: no peer's failure explains it, but it explains theirs.
     """
 
     kind: Kind
@@ -71,6 +73,7 @@ class Finding:
     certain: bool = True
     charged: bool = False
     requeue: bool = True
+    killed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,13 +454,18 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
                 worker.agent.time_of(first.at),
                 charged=True,
                 requeue=first.exit_code != EXIT_CODE_DO_NOT_REQUEUE,
+                killed=first.signal == SIGKILL,
             )
         )
-    # A worker that asks not to be tried again is the cause, whoever failed of it first.
-    return sorted(findings, key=lambda one: (one.requeue, one.at, one.slot))
+    # A worker that asks not to be tried again is the cause, whoever failed of it first. So is one
+    # that was killed: the kernel takes its time to free its memory, its peers fail at once.
+    return sorted(findings, key=lambda one: (one.requeue, not one.killed, one.at, one.slot))
 
 
 def _last_lines(lines: Sequence[str]) -> str:
     """Return the end of a process's output, as further lines of a message."""
-    kept = "\n".join(lines)[-MAX_OUTPUT_CHARACTERS:]
-    return f"\nIts last lines:\n{kept}" if kept else ""
+    text = "\n".join(lines)
+    if len(text) > MAX_OUTPUT_CHARACTERS:
+        text = text[-MAX_OUTPUT_CHARACTERS:]
+        text = text.partition("\n")[2] or text  # whole lines, where there are any
+    return f"\nIts last lines:\n{text}" if text else ""

@@ -225,16 +225,19 @@ def stopping(view: View) -> Step | None:
 def _truer_cause(view: View) -> Finding | None:
     """Return what explains the end of the attempt better than the failure that was blamed.
 
-    A lost worker, of which its peers fail; a process that failed earlier; or one that asks not
-    to be tried again.
+    A lost worker or a killed process, of which the others fail; a process that failed earlier;
+    or one that asks not to be tried again.
     """
-    attempt, cause = view.attempt, view.diagnosis.first_cause
+    attempt, findings, cause = view.attempt, view.diagnosis.findings, view.diagnosis.first_cause
     if cause is None or not attempt.charged or attempt.reason == DO_NOT_REQUEUE:
         return None
-    if attempt.message.startswith(cause.message[:200]):
-        return None  # it has the blame
+    blamed = next((one for one in findings if attempt.message.startswith(one.message[:200])), None)
+    if blamed == cause:
+        return None
+    killed = cause.killed and not (blamed is not None and blamed.killed)
     earlier = attempt.ended_at is None or truncate(cause.at) < attempt.ended_at
-    return cause if earlier or cause.kind is Kind.WORKER_LOST or not cause.requeue else None
+    lost = cause.kind is Kind.WORKER_LOST
+    return cause if lost or killed or earlier or not cause.requeue else None
 
 
 def _harmless(view: View, worker: Worker) -> bool:

@@ -217,6 +217,7 @@ class World:
                     rank=slot,
                     at=self._clock() - int(1000 * seconds_ago),
                     exit_code=code,
+                    signal=code - 128 if code > 128 else 0,
                     exception=exception,
                     last_lines=last_lines,
                 ),

@@ -201,6 +201,31 @@ def test_the_first_process_to_fail_gets_the_blame_also_when_it_is_heard_of_later
     world.assert_ledger_sums()
 
 
+def test_a_killed_process_explains_its_peers_failures_though_its_end_is_seen_later(
+    training,
+) -> None:
+    world = training(3)
+    world.fail(0, exception="ConnectionError: rank 1 is gone")
+    world.visit()
+    world.jump(0.2)
+    world.fail(1, code=137, exception="")
+    world.visit()
+    world.fail(2, code=137, exception="")
+    world.settle()
+    assert "rank 1 of worker 1" in world.condition(ConditionType.RECOVERING).message
+    assert len(world.status.recovery.restarts) == 1
+
+
+def test_the_last_lines_of_a_failed_process_are_whole_lines(training) -> None:
+    world = training(1)
+    lines = tuple(f"line {number} {'x' * 90}" for number in range(20))
+    world.fail(0, last_lines=lines)
+    world.settle()
+    told = world.condition(ConditionType.RECOVERING).message.splitlines()
+    assert told[1] == "Its last lines:"
+    assert tuple(told[2:]) == lines[-len(told[2:]) :]
+
+
 def test_exit_code_93_counts_also_when_a_peer_that_failed_of_it_is_heard_first(training) -> None:
     world = training(2)
     world.fail(0, exception="ConnectionError: rank 1 is gone")
