@@ -85,7 +85,7 @@ class Chaos:
 def test_a_job_survives_a_row_of_harms(seed: int, sdk: bool) -> None:
     async def story(world: World) -> None:
         await world.start_operator()
-        world.create_job(recovery={"maxRestarts": 1000, "maxRestartsWithoutProgress": 1000})
+        world.create_job(recovery={"maxRestarts": 999, "maxRestartsWithoutProgress": 1000})
         chaos = Chaos(world, seed)
         await chaos.rage()
         chaos.heal()
