@@ -404,6 +404,7 @@ FULL_STATUS: dict[str, Any] = {
         "bestStep": 1410,
     },
     "checkpoint": {
+        "directory": "/checkpoints",
         "lastDurableStep": 1400,
         "lastDurableAttempt": 3,
         "time": "2026-01-02T03:04:05.000Z",

@@ -131,7 +131,8 @@ class Wire:
         """Break all connections that are open now."""
         for one in self._open:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's own: it would have the serving thread read on without TLS.
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
