@@ -1,0 +1,88 @@
+"""The template cannot work: nothing is started from it, and the condition says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from e2e.cluster import Cluster
+from e2e.cluster.api import ApiError
+from e2e.support.events import events
+from e2e.support.job import Job
+
+KUBELET_SECONDS = 22
+"""It tells why a container does not start only when it tries again, 10 to 15 s later."""
+
+
+@pytest.mark.parametrize(
+    ("container", "words"),
+    [
+        pytest.param(
+            {"command": None, "args": None},
+            "containers: Required value: the training container needs a command",
+            id="the trainer has no command",
+        ),
+        pytest.param(
+            {"env": [{"name": "GOODPUT_ATTEMPT", "value": "7"}]},
+            r"env\[0\].name: Forbidden: variables that begin with GOODPUT_ are set by Goodput",
+            id="it sets what is ours",
+        ),
+    ],
+)
+def test_what_concerns_us_is_refused_when_the_job_is_created(
+    job: Job, container: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ApiError, match=words):
+        job.apply(container=container)
+
+
+def test_a_template_that_the_api_server_rejects_starts_nothing_and_can_be_corrected(
+    job: Job,
+) -> None:
+    job.apply(workers=2, steps=10, step_seconds=0.05, container={"imagePullPolicy": "Sometimes"})
+    job.wait_for(lambda _: job.condition("TemplateValid")["status"] == "False", "the refusal", 20)
+
+    assert 'Unsupported value: "Sometimes"' in job.condition("TemplateValid")["message"]
+    assert job.condition("Admitted")["reason"] == "TemplateInvalid"
+    assert job.status()["phase"] == "Invalid"
+    assert job.pods() == []
+    assert [reason for reason, _ in events(job)] == ["TemplateInvalid"]
+
+    template = job.read()["spec"]["template"]
+    template["spec"]["containers"][0]["imagePullPolicy"] = "Never"
+    job.patch({"suspend": True})
+    job.wait_phase("Suspended")
+    job.patch({"suspend": False, "template": template})
+    job.wait_phase("Succeeded")
+    job.assert_succeeded(10)
+    job.assert_every_second_is_accounted_for()
+
+
+def test_an_image_that_cannot_be_pulled_is_named_and_blocks_nobody(
+    cluster: Cluster, job: Job
+) -> None:
+    job.apply(
+        workers=2,
+        container={"image": "goodput.local/none:dev"},
+        spec={"gang": {"startTimeoutSeconds": KUBELET_SECONDS}},
+    )
+    status = job.wait_for(
+        lambda _: job.condition("Running")["reason"] == "ErrImageNeverPull",
+        "the reason",
+        KUBELET_SECONDS,
+    )
+    assert "goodput.local/none:dev" in job.condition("Running")["message"]
+    assert (status["phase"], status["reason"]) == ("Starting", "ErrImageNeverPull")
+
+    cluster.wait_until(
+        lambda: [pod["metadata"]["name"] for pod in job.pods()] == ["counter-0-1", "counter-1-1"],
+        "the gang to be released and tried again",
+        30,
+    )
+    (released,) = [message for reason, message in events(job) if reason == "StartTimeout"]
+    assert "2 of 2 workers were not connected within spec.gang.startTimeoutSeconds" in released
+    assert "goodput.local/none:dev" in released
+    assert job.status()["recovery"]["startFailures"] == 1
+    assert "publishedAt" not in job.status()["attempt"], "no process was ever started"
+    job.assert_every_second_is_accounted_for()
