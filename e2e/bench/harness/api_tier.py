@@ -85,13 +85,18 @@ class Client:
         """
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": content_type}
-        async with self._session.request(
-            method, self._url + path, data=data, headers=headers
-        ) as answer:
-            text = await answer.read()
-            if answer.status >= 400:
-                raise ClusterError(f"{method} {path}: {answer.status} {text[:300]!r}")
-            return json.loads(text)
+        while True:
+            try:
+                async with self._session.request(
+                    method, self._url + path, data=data, headers=headers
+                ) as answer:
+                    text = await answer.read()
+                    break
+            except aiohttp.ClientConnectorError:  # too many at once: nothing was sent
+                await asyncio.sleep(0.1)
+        if answer.status >= 400:
+            raise ClusterError(f"{method} {path}: {answer.status} {text[:300]!r}")
+        return json.loads(text)
 
     async def items(self, path: str) -> list[Object]:
         """Return the objects of a collection."""
