@@ -123,6 +123,8 @@ class SlotStatus(ApiModel):
     """How many pods this slot has had before; part of the name of its pod."""
     rank: int = -1
     """Its place in the published world; -1 when it has none."""
+    succeeded: bool = False
+    """Its processes of the newest attempt have all ended well, whatever becomes of its pod."""
 
 
 class LineageLink(ApiModel):
@@ -273,6 +275,8 @@ class TrainingJobStatus(ApiModel):
     """Where the accelerators' time went."""
     goodput: str = ""
     """Printed: productive share of all accounted time, as "93.4%"."""
+    priority: int = 0
+    """The priority of the pods, by their class: who waits for room is served by it."""
     queued_since: Time | None = None
     """Since when the job waits for a place."""
     started_at: Time | None = None

@@ -220,10 +220,11 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
 def succeeded(worker: Worker, attempt: int) -> bool:
     """Return whether all processes of this worker have ended well.
 
-    An agent leaves with exit code 0 only then, or when it was told to.
+    An agent leaves with exit code 0 only then, or when it was told to. What the status has of it
+    outlives the pod.
     """
     run = worker.run_of(attempt)
-    if run is not None and run.succeeded:
+    if worker.succeeded or (run is not None and run.succeeded):
         return True
     return (
         worker.pod is not None

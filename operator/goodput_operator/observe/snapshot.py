@@ -81,6 +81,7 @@ class Worker:
     Attributes:
         silent_seconds: since the agent's last word, or since we began to listen if that is
             later.
+        succeeded: the status has it that its processes of the newest attempt ended well.
     """
 
     slot: int
@@ -90,6 +91,7 @@ class Worker:
     agent: AgentView | None
     node: NodeHealth
     silent_seconds: float
+    succeeded: bool = False
 
     @property
     def run(self) -> Run | None:
@@ -108,6 +110,19 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateAnswer:
+    """What the API server says of a worker pod that it was only asked about (dry run).
+
+    Attributes:
+        refusal: its objection, empty when it has none.
+        priority: what the pod's priority class means; None where it could not be asked.
+    """
+
+    refusal: str = ""
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobSnapshot:
     """One job's world at one moment, sorted by slot.
 
@@ -115,7 +130,7 @@ class JobSnapshot:
         workers: one for each slot of the status, in slot order.
         strays: pods of this job that stand for no slot now (older incarnations, lost slots).
         refusal: why the API server refused to create a pod in the last pass, else empty.
-        template_refusal: what a dry run of a worker pod said; None when it was not asked.
+        template_answer: None when the API server was not asked.
     """
 
     key: tuple[str, str]
@@ -125,7 +140,7 @@ class JobSnapshot:
     workers: tuple[Worker, ...]
     strays: tuple[PodView, ...]
     refusal: str = ""
-    template_refusal: str | None = None
+    template_answer: TemplateAnswer | None = None
 
 
 def reseat(snapshot: JobSnapshot, slots: Sequence[SlotStatus]) -> JobSnapshot:
@@ -140,7 +155,7 @@ def reseat(snapshot: JobSnapshot, slots: Sequence[SlotStatus]) -> JobSnapshot:
     for slot in sorted(slots, key=lambda one: one.slot):
         worker = known.pop(slot.slot, None)
         if worker is not None and worker.incarnation == slot.incarnation:
-            workers.append(replace(worker, rank=slot.rank))
+            workers.append(replace(worker, rank=slot.rank, succeeded=slot.succeeded))
             continue
         if worker is not None and worker.pod is not None:
             strays.append(worker.pod)
@@ -270,7 +285,7 @@ def observe(
     listening_since: datetime,
     now: datetime,
     refusal: str = "",
-    template_refusal: str | None = None,
+    template_answer: TemplateAnswer | None = None,
 ) -> JobSnapshot:
     """Return the job's world.
 
@@ -284,7 +299,7 @@ def observe(
         listening_since: when this operator began to take reports: silence counts from then.
         now: the present.
         refusal: see `JobSnapshot`.
-        template_refusal: see `JobSnapshot`.
+        template_answer: see `JobSnapshot`.
     """
     metadata = job["metadata"]
     views = [view for pod in pods if (view := observe_pod(pod, metadata["uid"])) is not None]
@@ -315,6 +330,7 @@ def observe(
                 agent=agent,
                 node=health,
                 silent_seconds=max(0.0, (now - heard_at).total_seconds()),
+                succeeded=slot.succeeded,
             )
         )
     return JobSnapshot(
@@ -325,5 +341,5 @@ def observe(
         workers=tuple(workers),
         strays=tuple(strays),
         refusal=refusal,
-        template_refusal=template_refusal,
+        template_answer=template_answer,
     )

@@ -86,7 +86,7 @@ def decide(
     diagnosis = examine(snapshot, status.attempt, now)
     view = View(
         spec=spec,
-        status=observe_reports(status, diagnosis, now),
+        status=observe_reports(status, snapshot.workers, diagnosis, now),
         snapshot=snapshot,
         diagnosis=diagnosis,
         now=now,

@@ -4,6 +4,7 @@ Pure. One function writes the status, so its three kinds of fields cannot contra
 other. Whether a change is worth a write now is decided here, too.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from goodput_operator.api.base import truncate
@@ -16,8 +17,9 @@ from goodput_operator.api.status import (
     TrainingJobStatus,
     WorkersStatus,
 )
-from goodput_operator.diagnose.examine import Diagnosis, GangProgress
+from goodput_operator.diagnose.examine import Diagnosis, GangProgress, succeeded
 from goodput_operator.ledger.accounting import goodput_text
+from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.attempt import is_newer, with_restored
 from goodput_operator.plan.conditions import phase, with_conditions
 from goodput_operator.plan.reasons import PUBLISHED
@@ -59,16 +61,18 @@ def next_status(
 
 
 def observe_reports(
-    status: TrainingJobStatus, diagnosis: Diagnosis, now: datetime
+    status: TrainingJobStatus, workers: Sequence[Worker], diagnosis: Diagnosis, now: datetime
 ) -> TrainingJobStatus:
     """Return the status with what the trainers of the current attempt have said.
 
-    Called before the rules, because the restore point of the next attempt follows from it.
+    Called before the rules, because the restore point of the next attempt follows from it. What
+    a worker has trained to its end stays done when its pod goes while the others finish.
     """
     attempt, progress = status.attempt, diagnosis.progress
     if attempt is None or attempt.state not in PUBLISHED:
         return status
-    status = with_restored(status, progress)
+    done = frozenset(one.slot for one in workers if succeeded(one, attempt.number))
+    status = _with_succeeded(with_restored(status, progress), done)
     assert status.attempt is not None
     if attempt.first_step_at is None and progress.first_step_at is not None:
         status = status.model_copy(
@@ -79,6 +83,14 @@ def observe_reports(
             }
         )
     return status.model_copy(update={"checkpoint": _checkpoint(status.checkpoint, progress, now)})
+
+
+def _with_succeeded(status: TrainingJobStatus, done: frozenset[int]) -> TrainingJobStatus:
+    slots = [
+        slot.model_copy(update={"succeeded": True}) if slot.slot in done else slot
+        for slot in status.slots
+    ]
+    return status.model_copy(update={"slots": slots}) if done else status
 
 
 def _checkpoint(
@@ -133,7 +145,11 @@ def worth_writing(
         rhythm = timing.flush_suspended_seconds
     elif before.checkpoint != after.checkpoint:
         rhythm = timing.flush_durable_seconds
-    elif (before.workers, before.conditions) != (after.workers, after.conditions):
+    elif (before.workers, before.conditions, before.slots) != (
+        after.workers,
+        after.conditions,
+        after.slots,
+    ):
         rhythm = timing.flush_visible_seconds
     due = since + timedelta(seconds=rhythm)
     return now >= due, due
@@ -146,6 +162,7 @@ def _essence(status: TrainingJobStatus) -> TrainingJobStatus:
     return status.model_copy(
         update={
             **_NO_NUMBERS,
+            "slots": [(one.slot, one.incarnation, one.rank) for one in status.slots],
             "conditions": [(one.type, one.status, one.reason) for one in status.conditions],
             "progress": status.progress.model_copy(
                 update={"step": None, "step_milliseconds": None, "observed_at": None}

@@ -36,7 +36,7 @@ from goodput_operator.api.status import (
 from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.ledger.accounting import total
 from goodput_operator.observe.agents import AgentView
-from goodput_operator.observe.snapshot import observe
+from goodput_operator.observe.snapshot import TemplateAnswer, observe
 from goodput_operator.plan.decide import Plan, decide
 from goodput_operator.plan.view import Timing, find_condition
 
@@ -74,12 +74,13 @@ class World:
     refusal: str = ""
     agents_connect: bool = True
     pinned: bool = True
-    template_refusal: str | None = ""
+    template_answer: TemplateAnswer | None = field(default_factory=TemplateAnswer)
     problems: tuple[str, ...] = ()
     sdk: bool = True
     disk: Disk = field(default_factory=Disk)
     listening_since: datetime = CREATED
     deleted: list[str] = field(default_factory=list)
+    asked_with: set[int] = field(default_factory=set)
 
     # --- the operator -------------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class World:
             listening_since=self.listening_since,
             now=self.now,
             refusal=self.refusal,
-            template_refusal=self.template_refusal,
+            template_answer=self.template_answer,
         )
         self.refusal = ""
         plan = decide(
@@ -228,9 +229,11 @@ class World:
     def finish(self) -> None:
         """All processes end well."""
         for agent in self.agents.values():
-            if agent.run is not None and agent.run.alive:
-                agent.run = replace(agent.run, alive=0, succeeded=True)
-                self._heartbeat(agent)
+            self._finish(agent)
+
+    def finish_worker(self, slot: int) -> None:
+        """The processes of one worker end well."""
+        self._finish(self.agent(slot))
 
     def delete_pod(self, name: str, *, at_once: bool = True) -> None:
         """Somebody deletes a pod."""
@@ -282,6 +285,11 @@ class World:
         assert total(self.status.ledger) == wall * self.spec["workers"]
 
     # --- inside -------------------------------------------------------------------------
+
+    def _finish(self, agent: Agent) -> None:
+        if agent.run is not None and agent.run.alive:
+            agent.run = replace(agent.run, alive=0, succeeded=True)
+            self._heartbeat(agent)
 
     def _state(self) -> object:
         agents = [(one.run, one.seen, one.sequence) for one in self.agents.values()]
@@ -343,8 +351,9 @@ class World:
         self._heartbeat(agent)
 
     def _place(
-        self, slots: Sequence[int], bound: Mapping[int, str], exclusions: Any
+        self, slots: Sequence[int], bound: Mapping[int, str], exclusions: Any, priority: int
     ) -> Placement | NoRoom:
+        self.asked_with.add(priority)
         avoid = {one.node for one in exclusions if one.until > self.now}
         used = set(bound.values())
         free = [node for node in self.free_nodes if node not in avoid | used]

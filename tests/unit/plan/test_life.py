@@ -107,3 +107,37 @@ def test_a_gang_that_finishes_no_step_for_a_minute_is_said_to_stand_still(traini
     world.train(13)
     world.settle()
     assert world.condition(ConditionType.PROGRESSING).status == "True"
+
+
+def test_a_worker_that_has_trained_to_its_end_may_lose_its_pod(training) -> None:
+    world = training(3)
+    world.finish_worker(0)
+    world.jump(11)
+    world.settle()
+    assert [slot.succeeded for slot in world.status.slots] == [True, False, False]
+    world.delete_pod("job-0-0")
+    world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
+    world.finish()
+    world.settle()
+    assert world.true(ConditionType.SUCCEEDED)
+    assert world.status.recovery.total == 0
+
+
+def test_who_had_finished_an_attempt_that_failed_trains_in_the_next_one(training) -> None:
+    world = training(2)
+    world.finish_worker(0)
+    world.fail(1)
+    world.settle()
+    assert world.attempt.number == 2
+    assert [slot.succeeded for slot in world.status.slots] == [False, False]
+    assert not world.true(ConditionType.SUCCEEDED)
+
+
+def test_a_thousand_ends_do_not_cost_a_thousand_writes(training) -> None:
+    world = training(20)
+    before = world.writes
+    for slot in range(19):
+        world.finish_worker(slot)
+        world.settle()
+    assert world.writes - before <= 1
