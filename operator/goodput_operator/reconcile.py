@@ -42,7 +42,7 @@ from goodput_operator.gang.constraints import read_constraints
 from goodput_operator.gang.placement import GangRequest, NoRoom, Placement
 from goodput_operator.observe.agents import JobKey
 from goodput_operator.observe.resources import Resources, pod_requests
-from goodput_operator.observe.snapshot import JobSnapshot, observe
+from goodput_operator.observe.snapshot import JobSnapshot, TemplateAnswer, observe
 from goodput_operator.observe.trim import trim_node, trim_own_pod
 from goodput_operator.plan.decide import Plan, decide
 from goodput_operator.plan.view import PlaceFunction, Timing, find_condition
@@ -91,7 +91,9 @@ class Placer:
     request: GangRequest | None = None
     answer: Placement | NoRoom | None = None
 
-    def place(self, slots: Any, bound: Mapping[int, str], exclusions: Any) -> Placement | NoRoom:
+    def place(
+        self, slots: Any, bound: Mapping[int, str], exclusions: Any, priority: int
+    ) -> Placement | NoRoom:
         """Look for room for `slots`; promises nothing."""
         template = self.spec.template
         avoid: list[Exclusion] = list(exclusions)
@@ -101,6 +103,7 @@ class Placer:
             constraints=read_constraints(template, job_labels(self.key[1])),
             bound=bound,
             excluded={one.node: one.until for one in avoid},
+            priority=priority,
         )
         self.answer = self.book.place(self.key, self.request, self.now)
         return self.answer
@@ -236,9 +239,9 @@ class Reconciler:
         if status.attempt is not None and status.attempt.state in LIVE:
             await self._look_for_missing(key, status, pods)
         nodes = await self._nodes_of(pods.values()) if self.nodes is not None else None
-        refusal = None
+        answer = None
         if not broken and _template_is_open(spec, status, job):
-            refusal = await self._try_template(key, job, spec)
+            answer = await self._try_template(key, job, spec)
         now = self.now()
         self.listening_since = min(self.listening_since, now)  # the clock may have been put back
         return observe(
@@ -250,7 +253,7 @@ class Reconciler:
             listening_since=self.listening_since,
             now=now,
             refusal=self._refusals.pop(key, ""),
-            template_refusal=refusal,
+            template_answer=answer,
         )
 
     async def _look_for_missing(
@@ -287,17 +290,17 @@ class Reconciler:
 
     async def _try_template(
         self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec
-    ) -> str:
-        """Return the API server's objection to a worker pod, "" when it has none."""
+    ) -> TemplateAnswer:
+        """Ask the API server what it says of a worker pod."""
         pod = render_pod(_identity(job), spec, 0, 0, None, self.render_settings())
         try:
-            await self.gateway.create_pod(key[0], pod, dry_run=True)
+            accepted = await self.gateway.create_pod(key[0], pod, dry_run=True)
         except InvalidError as error:
             text = str(error)
-            return "" if "dry run" in text or "dryRun" in text else text
+            return TemplateAnswer("" if "dry run" in text or "dryRun" in text else text)
         except (AlreadyExistsError, ForbiddenError):
-            return ""  # a quota says no today; creation finds out when it matters
-        return ""
+            return TemplateAnswer()  # a quota says no today; creation finds out when it matters
+        return TemplateAnswer(priority=(accepted.get("spec") or {}).get("priority") or 0)
 
     def _view_is_fresh(self) -> bool:
         caches = [cache for cache in (self.workers, self.nodes) if cache is not None]

@@ -122,9 +122,8 @@ def admit(view: View) -> Step | None:
     missing = [worker.slot for worker in view.snapshot.workers if worker.pod is None]
     if not missing or view.room:
         return None
-    not_before = view.status.recovery.not_before
-    if not_before is not None and view.now < not_before:
-        return Step(view.status, "BackOff", recheck_at=not_before)
+    if view.backing_off_until is not None:
+        return Step(view.status, "BackOff", recheck_at=view.backing_off_until)
     if view.pinned:
         bound = {
             w.slot: w.pod.node for w in view.snapshot.workers if w.pod is not None and w.pod.node
@@ -146,11 +145,11 @@ def _find_room(view: View, missing: list[int], bound: dict[int, str]) -> Placeme
 
     Not where the scheduler has refused a pod: it would refuse the next one at once.
     """
-    exclusions = view.status.exclusions
+    exclusions, priority = view.status.exclusions, view.status.priority
     refused = [one for one in exclusions if one.reason == UNSCHEDULABLE]
-    room = view.place(missing, bound, exclusions)
+    room = view.place(missing, bound, exclusions, priority)
     if isinstance(room, NoRoom) and len(refused) < len(exclusions):
-        return view.place(missing, bound, refused)
+        return view.place(missing, bound, refused, priority)
     return room
 
 
@@ -215,9 +214,8 @@ def forming(view: View) -> Step | None:
             view, view.status, ConditionType.CHECKPOINT_FRESH, False, "DirectoryUnusable", unusable
         )
         return Step(status, "DirectoryUnusable", unusable, recheck_at=earliest(view, limit))
-    not_before = view.status.recovery.not_before
-    if not_before is not None and view.now < not_before:
-        return Step(view.status, "BackOff", recheck_at=not_before)
+    if view.backing_off_until is not None:
+        return Step(view.status, "BackOff", recheck_at=view.backing_off_until)
     master = view.snapshot.workers[0]
     status = publish(view, master)
     assert status.attempt is not None

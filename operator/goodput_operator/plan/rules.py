@@ -129,7 +129,8 @@ def template_invalid(view: View) -> Step | None:
     attempt = view.status.attempt
     if attempt is not None and attempt.state in (*LIVE, AttemptState.STOPPING):
         return None
-    refusal = view.snapshot.template_refusal
+    answer = view.snapshot.template_answer
+    refusal = answer.refusal if answer else ""
     problems = list(view.template_problems) + ([refusal] if refusal else [])
     if problems:
         status = set_condition(
@@ -145,14 +146,17 @@ def template_invalid(view: View) -> Step | None:
         )
         again = view.now + timedelta(seconds=60) if refusal else None
         return Step(status, "TemplateInvalid", "; ".join(problems), recheck_at=again)
-    if refusal is None:
+    if answer is None:
         known = view.condition(ConditionType.TEMPLATE_VALID)
         if known is not None and known.status == "False":
             return Step(view.status, "TemplateInvalid", known.message)
         return None
+    status = view.status
+    if answer.priority is not None:
+        status = status.model_copy(update={"priority": answer.priority})
     status = set_condition(
         view,
-        view.status,
+        status,
         ConditionType.TEMPLATE_VALID,
         True,
         "Accepted",

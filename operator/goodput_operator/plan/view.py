@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from goodput_operator.api.base import truncate
@@ -52,9 +52,9 @@ class Timing:
 
 
 PlaceFunction = Callable[
-    [Sequence[int], Mapping[int, str], Sequence[Exclusion]], Placement | NoRoom
+    [Sequence[int], Mapping[int, str], Sequence[Exclusion], int], Placement | NoRoom
 ]
-"""(slots to place, nodes of the bound slots, nodes to avoid) → room for all of them, or none."""
+"""(slots to place, nodes of the bound, nodes to avoid, priority) → room for all, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,17 @@ class View:
     def holds(self, kind: ConditionType) -> bool:
         """Return whether the condition of this type is True."""
         return is_true(self.status, kind)
+
+    @property
+    def backing_off_until(self) -> datetime | None:
+        """When the next gang may start, None when it may now.
+
+        No back-off is longer than the policy's cap: a later time was written before the clock
+        was put back.
+        """
+        until = self.status.recovery.not_before
+        longest = timedelta(seconds=self.spec.recovery.max_backoff_seconds)
+        return until if until is not None and self.now < until <= self.now + longest else None
 
     def becomes(self, status: TrainingJobStatus) -> "View":
         """Return the view in which `status` is the intent; a refusal is answered once."""
@@ -165,8 +176,6 @@ def with_condition(
 def next_incarnation(slots: Sequence[SlotStatus], which: frozenset[int]) -> list[SlotStatus]:
     """Return the slots with those of `which` moved on to a new pod, outside any world."""
     return [
-        slot.model_copy(update={"incarnation": slot.incarnation + 1, "rank": -1})
-        if slot.slot in which
-        else slot
+        SlotStatus(slot=slot.slot, incarnation=slot.incarnation + 1) if slot.slot in which else slot
         for slot in slots
     ]

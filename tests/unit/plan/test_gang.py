@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from goodput.protocol import Disk
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+from goodput_operator.observe.snapshot import TemplateAnswer
 
 UNBOUND = {
     "type": "PodScheduled",
@@ -153,7 +154,8 @@ def test_an_invalid_template_starts_nothing_and_is_tried_again_when_edited(make_
 
 def test_the_api_servers_own_words_reach_the_condition(make_world) -> None:
     world = make_world(1)
-    world.template_refusal = 'Pod "job-0-0" is invalid: spec.containers[0].image: Required value'
+    said = 'Pod "job-0-0" is invalid: spec.containers[0].image: Required value'
+    world.template_answer = TemplateAnswer(said)
     world.settle()
     assert "Required value" in world.condition(ConditionType.TEMPLATE_VALID).message
     assert world.pods == {}
@@ -235,3 +237,29 @@ def test_another_directory_is_not_searched_for_the_old_ones_checkpoints(training
     assert world.attempt.state is AttemptState.RUNNING
     assert world.attempt.restore_step is None
     assert [link.origin for link in world.status.checkpoint.lineage] == [0]
+
+
+def test_a_gang_asks_for_room_with_the_priority_that_its_pods_have(make_world) -> None:
+    world = make_world(2, spare_nodes=-1)
+    world.template_answer = TemplateAnswer(priority=1000)
+    world.settle()
+    assert world.asked_with == {1000}
+    world.template_answer = None  # an operator that has just started does not ask again
+    world.visit()
+    assert world.status.priority == 1000
+
+
+def test_a_clock_that_is_put_back_prolongs_no_back_off_beyond_its_cap(training) -> None:
+    world = training(1, recovery={"backoffSeconds": 60, "maxBackoffSeconds": 100})
+    for _ in range(3):
+        world.fail(0)
+        world.settle()
+    until = world.status.recovery.not_before
+    assert until is not None
+    assert world.attempt.state is AttemptState.FORMING
+    world.now = until - timedelta(seconds=30)
+    world.settle()
+    assert world.attempt.state is AttemptState.FORMING
+    world.now = until - timedelta(hours=1)
+    world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
