@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from e2e.cluster import Cluster
 from e2e.support.job import Job
 
 WHOLE_NODE = 8
+URGENT = 1000
 
 
 def test_of_two_that_only_fit_one_after_the_other_one_waits_and_holds_nothing(
@@ -51,6 +56,41 @@ def test_two_that_recover_at_once_do_not_hinder_each_other(cluster: Cluster, job
         assert either.status()["attempt"]["number"] == 2
     one.assert_pods_untouched(before)
     assert two.pod(0)["metadata"]["uid"] == survivor
+
+
+def test_of_two_that_wait_the_more_urgent_one_is_served_first(
+    cluster: Cluster, job: Job, urgent: str
+) -> None:
+    nodes = len(cluster.nodes)
+    first, late, soon = (Job(cluster, job.namespace, name) for name in ("first", "late", "soon"))
+    first.apply(workers=nodes, accelerators=WHOLE_NODE, steps=60, step_seconds=0.1)
+    first.wait_phase("Running")
+    late.apply(workers=nodes, accelerators=WHOLE_NODE, steps=10)
+    late.wait_phase("Queued")
+    pod = {"priorityClassName": urgent}
+    soon.apply(workers=nodes, accelerators=WHOLE_NODE, steps=10, pod=pod)
+    soon.wait_phase("Queued")
+
+    for one in (first, soon, late):
+        one.wait_phase("Succeeded")
+    assert soon.status()["priority"] == URGENT
+    assert soon.status()["finishedAt"] < late.status()["startedAt"]
+
+
+@pytest.fixture
+def urgent(cluster: Cluster, namespace: str) -> Iterator[str]:
+    """A priority class of the test's own."""
+    path = "/apis/scheduling.k8s.io/v1/priorityclasses"
+    body = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": namespace},
+        "value": URGENT,
+        "preemptionPolicy": "Never",
+    }
+    cluster.api.call("POST", path, body)
+    yield namespace
+    cluster.api.call("DELETE", f"{path}/{namespace}")
 
 
 def _runs(job: Job) -> bool:

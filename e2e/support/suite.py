@@ -1,16 +1,20 @@
 """`make test`: lint, then every test that can run on this machine, on one cluster.
 
-What cannot run here is skipped, and pytest's summary at the end says what and why.
+The tests that need no cluster run beside those that do, with the lowest priority: the latter
+wait for most of their time. What cannot run here is skipped, and pytest's summary at the end
+says what and why.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster import Cluster, unavailable_reason
@@ -22,6 +26,9 @@ SOME_FAILED = 1
 """pytest's exit status when tests ran and some of them failed."""
 MOST_RETRIED = 5
 """More failures than these are no accident of a busy machine."""
+WITHOUT_CLUSTER = ("tests", "--ignore=tests/contract")
+WITH_CLUSTER = ("tests/contract", "e2e")
+LOWEST_PRIORITY = 19
 
 
 def main() -> int:
@@ -29,8 +36,21 @@ def main() -> int:
     with step("lint"):
         lint = subprocess.run(["make", "lint"], cwd=REPOSITORY, check=False).returncode
     try:
-        with shared_cluster():
-            tests = _pytest()
+        with tempfile.TemporaryDirectory(prefix="goodput-tests-") as memory:
+            say("tests without a cluster begin, in the background")
+            beside = Run(WITHOUT_CLUSTER, Path(memory) / "without")
+            beside.start(LOWEST_PRIORITY)
+            with_cluster = Run(WITH_CLUSTER, Path(memory) / "with")
+            try:
+                with shared_cluster():
+                    say("tests with a cluster: contract, e2e")
+                    with_cluster.start()
+                    tests = with_cluster.finish()
+                say("tests without a cluster")
+                tests = beside.finish() or tests
+            finally:
+                with_cluster.stop()
+                beside.stop()
     except ClusterError as failed:
         print(f"error: {failed}", file=sys.stderr)
         tests = 1
@@ -73,25 +93,56 @@ def is_up() -> bool:
         return False
 
 
-def _pytest() -> int:
-    """Run all tests; run once more what failed, because others may use this machine, too.
+@dataclass
+class Run:
+    """pytest over some folders; what failed is run once more, for others may use the machine.
 
     What passes only the second time is named: it is a bug in the test or in us all the same.
     """
-    say("tests: unit, contract, e2e")
-    with tempfile.TemporaryDirectory(prefix="goodput-tests-") as memory:
-        argv = [sys.executable, "-m", "pytest", "-o", f"cache_dir={memory}", "--durations=10"]
-        first = subprocess.run([*argv, "tests", "e2e"], cwd=REPOSITORY, check=False).returncode
+
+    what: tuple[str, ...]
+    memory: Path
+    _process: subprocess.Popen[bytes] | None = None
+    _log: Path | None = None
+
+    def start(self, niceness: int = 0) -> None:
+        """Begin; with a niceness, in the background: its output is shown by `finish`."""
+        self.memory.mkdir()
+        self._log = self.memory / "output" if niceness else None
+        output = self._log.open("wb") if self._log else None
+        argv = ["nice", f"-n{niceness}", *self._argv, *self.what]
+        self._process = subprocess.Popen(argv, cwd=REPOSITORY, stdout=output, stderr=output)
+        if output is not None:
+            output.close()
+
+    def finish(self) -> int:
+        """Wait for the end, and return the exit status."""
+        assert self._process is not None
+        first = self._process.wait()
+        if self._log is not None:
+            sys.stdout.flush()
+            os.write(sys.stdout.fileno(), self._log.read_bytes())
         if first != SOME_FAILED:
             return first
-        failed = sorted(json.loads((Path(memory) / "v" / "cache" / "lastfailed").read_text()))
+        failed = sorted(json.loads((self.memory / "v" / "cache" / "lastfailed").read_text()))
         if len(failed) > MOST_RETRIED:
             return first
         say(f"once more: {', '.join(failed)}")
-        second = subprocess.run([*argv, *failed], cwd=REPOSITORY, check=False).returncode
-    if second == 0:
-        say(f"UNSTABLE, passed the second time only: {', '.join(failed)}")
-    return second
+        second = subprocess.run([*self._argv, *failed], cwd=REPOSITORY, check=False).returncode
+        if second == 0:
+            say(f"UNSTABLE, passed the second time only: {', '.join(failed)}")
+        return second
+
+    def stop(self) -> None:
+        """End it if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+    @property
+    def _argv(self) -> list[str]:
+        options = ["-p", "cacheprovider", "-o", f"cache_dir={self.memory}", "--durations=10"]
+        return [sys.executable, "-m", "pytest", *options]
 
 
 def _verdict(status: int) -> str:
