@@ -239,9 +239,7 @@ _LIES: dict[str, tuple[int, Callable[[Loot], bytes]]] = {
     "more exits than there are processes": (
         400,
         lambda loot: loot.lie(
-            run=replace(
-                loot.failed(loot.attempt), exits=loot.failed(loot.attempt).exits * 100
-            )
+            run=replace(loot.failed(loot.attempt), exits=loot.failed(loot.attempt).exits * 100)
         ),
     ),
 }
@@ -267,7 +265,10 @@ _FRAMES: dict[str, tuple[int, Callable[[Loot, bytes], bytes]]] = {
     ),
     "a head without an end": (431, lambda _, __: b"POST " + b"A" * 30_000),
     "no length": (411, lambda loot, lie: _raw(lie, "X: y", loot=loot)),
-    "a length below 0": (400, lambda loot, lie: _raw(lie, f"Content-Length: -{len(lie)}", loot=loot)),
+    "a length below 0": (
+        400,
+        lambda loot, lie: _raw(lie, f"Content-Length: -{len(lie)}", loot=loot),
+    ),
     "a length with a sign": (
         400,
         lambda loot, lie: _raw(lie, f"Content-Length: +{len(lie)}", loot=loot),
@@ -354,17 +355,14 @@ _CONNECTIONS: dict[str, Kind] = {
         message(loot.lie(sequence=0), token=loot.own) + message(loot.lie()), (200, 401)
     ),
     "another worker's request behind a good one": lambda loot: Forgery(
-        message(loot.lie(sequence=0), token=loot.own)
-        + message(loot.lie(), token=loot.neighbour),
+        message(loot.lie(sequence=0), token=loot.own) + message(loot.lie(), token=loot.neighbour),
         (200, 403),
     ),
     "a request that hides in the body of another": lambda loot: Forgery(
         message(message(loot.lie(), token=loot.own), token=loot.own), (400,)
     ),
     "no TLS": lambda loot: Forgery(message(loot.lie(), token=loot.own), (), tls=False),
-    "a head that is never finished": lambda loot: Forgery(
-        message(b"", token=loot.own)[:-2], ()
-    ),
+    "a head that is never finished": lambda loot: Forgery(message(b"", token=loot.own)[:-2], ()),
     "a body that is never finished": lambda loot: Forgery(
         message(loot.lie(), token=loot.own)[:-1], ()
     ),
