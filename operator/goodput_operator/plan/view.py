@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from goodput_operator.api.base import truncate
-from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.api.spec import MAX_INCARNATION, TrainingJobSpec
 from goodput_operator.api.status import (
     AttemptStatus,
     Condition,
@@ -163,9 +163,14 @@ def with_condition(
 
 
 def next_incarnation(slots: Sequence[SlotStatus], which: frozenset[int]) -> list[SlotStatus]:
-    """Return the slots with those of `which` moved on to a new pod, outside any world."""
+    """Return the slots with those of `which` moved on to a new pod, outside any world.
+
+    After the last incarnation that a name has room for comes the first: its pod is long gone.
+    """
     return [
-        slot.model_copy(update={"incarnation": slot.incarnation + 1, "rank": -1})
+        slot.model_copy(
+            update={"incarnation": (slot.incarnation + 1) % (MAX_INCARNATION + 1), "rank": -1}
+        )
         if slot.slot in which
         else slot
         for slot in slots
