@@ -74,6 +74,34 @@ class ProtocolError(ValueError):
     """A message is not what this module describes; sending it again cannot help."""
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError("{} is no number of JSON".format(name))
+
+
+def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def read_json(text: bytes) -> Any:
+    """Return what the JSON text says, if it can be read in one way only.
+
+    Python would also take UTF-16, NaN, and of a name that stands twice the last value.
+
+    Raises:
+        ProtocolError: it is not UTF-8, not JSON, or two things at once.
+    """
+    try:
+        return _STRICT.decode(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("not JSON: {}".format(error)) from error
+
+
 @dataclass(frozen=True)
 class Message:
     """A value with a JSON form in camelCase. Fields that are None are left out."""
@@ -101,11 +129,7 @@ class Message:
         Raises:
             ProtocolError: not JSON, not an object, a field missing or of the wrong type.
         """
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ProtocolError("not JSON: {}".format(error)) from error
-        return cls.from_dict(value)
+        return cls.from_dict(read_json(text))
 
     @classmethod
     def from_dict(cls: Type[M], value: Any) -> M:

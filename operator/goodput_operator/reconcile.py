@@ -19,13 +19,19 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from goodput_operator import names
 from goodput_operator.api.spec import Admission, TrainingJobSpec
-from goodput_operator.api.status import AttemptState, ConditionType, Exclusion, TrainingJobStatus
+from goodput_operator.api.status import (
+    AttemptState,
+    Condition,
+    ConditionType,
+    Exclusion,
+    TrainingJobStatus,
+)
 from goodput_operator.effects.caches import Cache
 from goodput_operator.effects.gateway import NODES, Gateway
 from goodput_operator.errors import (
@@ -56,9 +62,12 @@ from goodput_operator.reports.store import AgentStore
 
 logger = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=BaseModel)
+
 STALE_VIEW_SECONDS = 2.0
 CONCURRENT_WRITES = 64
 MAX_NOTE_BYTES = 1024
+MAX_CONDITIONS = 16
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
     {"Admitted", "Running", "Succeeded", "Failed", "Suspended", "Resumed", "TemplateInvalid"}
@@ -175,8 +184,9 @@ class Reconciler:
             return STALE_VIEW_SECONDS
         try:
             spec, status = read_job(job)
-        except CorruptStatusError:
+        except CorruptStatusError as error:
             self._forget(key)  # who cannot be placed must keep no room from others
+            await self._tell(key, job, str(error))
             raise
         namespace, account = self.service_account
         problems = template_problems(
@@ -327,6 +337,16 @@ class Reconciler:
             for slot, incarnation, _ in plan.create:
                 self.book.release(key[0], names.pod_name(key[1], slot, incarnation))
 
+    async def _tell(self, key: JobKey, job: Mapping[str, Any], problem: str) -> None:
+        """Say in its conditions what keeps a job from being read; all else stays as it is."""
+        status = unreadable(job, problem, self.now())
+        if status is None:
+            return
+        try:
+            self.jobs.put(await self.gateway.replace_status(dict(job) | {"status": status}))
+        except ApiError as error:
+            logger.warning("%s/%s: its condition could not be written: %s", *key, error)
+
     # --- act ----------------------------------------------------------------------------
 
     async def _act(
@@ -426,20 +446,51 @@ def read_job(job: Mapping[str, Any]) -> tuple[TrainingJobSpec, TrainingJobStatus
     Raises:
         CorruptStatusError: one of them is not what our API describes.
     """
-    try:
-        spec = TrainingJobSpec.model_validate(job.get("spec") or {})
-        status = TrainingJobStatus.model_validate(job.get("status") or {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CorruptStatusError(
-            f"nothing is done about this job: {where}: {first['msg']}"
-        ) from error
+    spec = _read(TrainingJobSpec, job, "spec")
+    status = _read(TrainingJobStatus, job, "status")
     if status.attempt is not None and not status.slots:  # of nobody, all would have succeeded
         raise CorruptStatusError(
-            "nothing is done about this job: it has status.attempt and no status.slots"
+            "nothing is done about this job: it has status.attempt and no status.slots; "
+            "remove status.attempt, too"
         )
     return spec, status
+
+
+def _read(model: type[M], job: Mapping[str, Any], part: str) -> M:
+    try:
+        return model.model_validate(job.get(part) or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(one) for one in (part, *first["loc"]))
+        raise CorruptStatusError(
+            f"nothing is done about this job: {where}: {first['msg']}; mend it, or remove it"
+        ) from error
+
+
+def unreadable(job: Mapping[str, Any], problem: str, now: datetime) -> dict[str, Any] | None:
+    """Return the raw status with the condition that the job cannot be read; None if it is there.
+
+    The condition is Degraded, which the first pass that can read the job writes anew.
+    """
+    status = dict(job.get("status") or {})
+    conditions = status.get("conditions") or []
+    if not isinstance(conditions, list):
+        return None  # no API server stores that
+    kind = ConditionType.DEGRADED.value
+    before = next((one for one in conditions if one.get("type") == kind), None)
+    others = [one for one in conditions if one is not before]
+    made = Condition(
+        type=kind,
+        status="True",
+        observed_generation=job["metadata"].get("generation", 0),
+        last_transition_time=now,
+        reason="CannotBeRead",
+        message=problem[:2000],
+    ).model_dump(mode="json", by_alias=True)
+    said = ("status", "reason", "message")
+    if before is not None and all(before.get(field) == made[field] for field in said):
+        return None
+    return status | {"conditions": [*others, made][-MAX_CONDITIONS:]}
 
 
 def _ours(job: Mapping[str, Any]) -> bool:

@@ -83,6 +83,19 @@ class Client:
         Raises:
             ClusterError: the status is 400 or above.
         """
+        status, text = await self.ask(method, path, body, content_type)
+        if status >= 400:
+            raise ClusterError(f"{method} {path}: {status} {text[:300]!r}")
+        return json.loads(text)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, bytes]:
+        """Return the status and the text of the answer, whatever it is."""
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": content_type}
         while True:
@@ -90,13 +103,9 @@ class Client:
                 async with self._session.request(
                     method, self._url + path, data=data, headers=headers
                 ) as answer:
-                    text = await answer.read()
-                    break
+                    return answer.status, await answer.read()
             except aiohttp.ClientConnectorError:  # too many at once: nothing was sent
                 await asyncio.sleep(0.1)
-        if answer.status >= 400:
-            raise ClusterError(f"{method} {path}: {answer.status} {text[:300]!r}")
-        return json.loads(text)
 
     async def items(self, path: str) -> list[Object]:
         """Return the objects of a collection."""

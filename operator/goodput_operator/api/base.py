@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 
@@ -27,7 +27,23 @@ def format_time(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-Time = Annotated[datetime, PlainSerializer(format_time, return_type=str, when_used="json")]
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _within_reach(value: datetime) -> datetime:
+    """Refuse a time with which nobody could reckon: status can be edited by hand."""
+    if value.tzinfo is None:
+        raise ValueError("a time needs its zone")
+    if not EARLIEST <= value <= LATEST:
+        raise ValueError(f"a time between {EARLIEST.year} and {LATEST.year} is wanted")
+    return value
+
+
+Time = Annotated[
+    datetime,
+    AfterValidator(_within_reach),
+    PlainSerializer(format_time, return_type=str, when_used="json"),
+]
 """A point in time, kept to the millisecond."""
 
 

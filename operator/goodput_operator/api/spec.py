@@ -16,6 +16,7 @@ from goodput_operator.api.template import outside_reserved_paths, template_schem
 MAX_WORKERS = 10_000
 MAX_INCARNATION = 99_999
 MAX_PROCESSES = 131_072
+MAX_PROCESSES_PER_WORKER = 1024
 MAX_JOB_NAME_LENGTH = 63 - len(names.pod_name("", MAX_WORKERS - 1, MAX_INCARNATION))
 """A pod's name is also its host name: one DNS label, for every slot and incarnation."""
 
@@ -171,7 +172,7 @@ class TrainingJobSpec(ApiModel):
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)]
     """Number of worker pods. All of them train together, or none does. Changes only while the
     job is suspended."""
-    processes_per_worker: Annotated[int, Field(ge=1, le=1024)] | None = None
+    processes_per_worker: Annotated[int, Field(ge=1, le=MAX_PROCESSES_PER_WORKER)] | None = None
     """Training processes (ranks) in each worker. Absent: as many as the accelerators that one
     pod asks for, else 1. Changes only while the job is suspended."""
     launcher: Launcher = Launcher.COMMAND

@@ -5,11 +5,31 @@ act) and *ledger* (each span added exactly once).
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from goodput_operator.api.base import ApiModel, Time, list_map
+
+LARGEST = 2**53 - 1
+"""The largest number that an agent can be told, and that is exact everywhere in JSON."""
+MAX_SLOT = 9_999
+MAX_ATTEMPT = 1_000_000_000
+
+
+def _reckonable(number: int) -> int:
+    return max(-LARGEST, min(number, LARGEST))
+
+
+def _countable(number: int) -> int:
+    return max(0, _reckonable(number))
+
+
+Number = Annotated[int, AfterValidator(_reckonable)]
+"""What an agent may say. Read as near to it as can be, should it have been edited by hand: what
+comes of it must still be writable."""
+Count = Annotated[int, AfterValidator(_countable)]
+"""A number that begins with 0; else as `Number`."""
 
 
 class ConditionType(StrEnum):
@@ -35,7 +55,7 @@ class Condition(ApiModel):
     """What the condition speaks of, such as Running."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
-    observed_generation: int = 0
+    observed_generation: Count = 0
     """The metadata.generation that it was seen at."""
     last_transition_time: Time
     """When `status` last changed."""
@@ -48,13 +68,13 @@ class Condition(ApiModel):
 class WorkersStatus(ApiModel):
     """Observed: how many of the wanted workers are how far."""
 
-    wanted: int = 0
+    wanted: Count = 0
     """Workers that spec asks for."""
-    bound: int = 0
+    bound: Count = 0
     """Workers whose pod has a node."""
-    connected: int = 0
+    connected: Count = 0
     """Workers whose agent reports."""
-    training: int = 0
+    training: Count = 0
     """Workers whose processes run."""
     text: str = ""
     """Printed: training/wanted."""
@@ -78,7 +98,7 @@ class AttemptState(StrEnum):
 class AttemptStatus(ApiModel):
     """Intent: the newest attempt, one generation of training processes."""
 
-    number: int
+    number: Count
     """Counts the attempts of the job; it only grows."""
     state: AttemptState
     """Forming: pods are placed and agents connect. Starting: the world is published. Running: every
@@ -98,13 +118,13 @@ class AttemptStatus(ApiModel):
     """When training stood still: the fault's own time where known, else its detection."""
     run_id: str = ""
     """The rendezvous id, unique to the job and the attempt."""
-    world_size: int = 0
+    world_size: Count = 0
     """Training processes of the gang."""
     master_address: str = ""
     """Address of the pod of rank 0."""
-    master_port: int = 0
+    master_port: Count = 0
     """Port at which rank 0 listens for the others."""
-    restore_step: int | None = None
+    restore_step: Number | None = None
     """The step that it went on from; absent for a start from nothing."""
     reason: str = ""
     """Why it is stopping or was closed; CamelCase, empty while it is well."""
@@ -117,11 +137,11 @@ class AttemptStatus(ApiModel):
 class SlotStatus(ApiModel):
     """Intent: which pod stands for this place of the gang, and its place in the world."""
 
-    slot: int
+    slot: Annotated[int, Field(ge=0, le=MAX_SLOT)]
     """The place in the gang, from 0 on."""
-    incarnation: int = 0
+    incarnation: Count = 0
     """How many pods this slot has had before; part of the name of its pod."""
-    rank: int = -1
+    rank: Number = -1
     """Its place in the published world; -1 when it has none."""
     succeeded: bool = False
     """Its processes of the newest attempt have all ended well, whatever becomes of its pod."""
@@ -130,11 +150,11 @@ class SlotStatus(ApiModel):
 class LineageLink(ApiModel):
     """`attempt` went on from `step` of attempt `origin`."""
 
-    attempt: int
+    attempt: Count
     """The attempt that restored."""
-    origin: int
+    origin: Number
     """The attempt whose checkpoint it restored."""
-    step: int
+    step: Number
     """The step of that checkpoint."""
 
 
@@ -143,9 +163,9 @@ class CheckpointStatus(ApiModel):
 
     directory: str = ""
     """The directory that all of this is about: spec.checkpoint.directory of the newest attempt."""
-    last_durable_step: int | None = None
+    last_durable_step: Number | None = None
     """Step of the newest commit that is known to be durable."""
-    last_durable_attempt: int | None = None
+    last_durable_attempt: Number | None = None
     """The attempt that wrote it."""
     time: Time | None = None
     """When it was seen."""
@@ -160,20 +180,20 @@ class CheckpointStatus(ApiModel):
 class ProgressStatus(ApiModel):
     """Observed: how far training is."""
 
-    step: int | None = None
+    step: Number | None = None
     """The newest finished step."""
-    step_milliseconds: int | None = None
+    step_milliseconds: Number | None = None
     """How long a recent step took, in milliseconds."""
     observed_at: Time | None = None
     """When that step was finished."""
-    best_step: int | None = None
+    best_step: Number | None = None
     """The highest step ever finished; progress means to pass it."""
 
 
 class RestartRecord(ApiModel):
     """One incident that ended an attempt."""
 
-    attempt: int
+    attempt: Count
     """The attempt that ended."""
     at: Time
     """When."""
@@ -186,15 +206,15 @@ class RestartRecord(ApiModel):
 class RecoveryStatus(ApiModel):
     """Intent: the used budget and the back-off."""
 
-    total: int = 0
+    total: Count = 0
     """Attempts that were opened after another one had ended."""
     restarts: list[RestartRecord] = Field(default_factory=list, max_length=1000)
     """The charged ones inside the window, oldest first."""
-    without_progress: int = 0
+    without_progress: Count = 0
     """Failures, one after the other, between which no new step was finished."""
-    charged_without_progress: int = 0
+    charged_without_progress: Count = 0
     """Those of them that count against the budget."""
-    start_failures: int = 0
+    start_failures: Count = 0
     """Gangs released or formed again, one after the other, without ever having run."""
     not_before: Time | None = None
     """When the next attempt may be opened."""
@@ -230,11 +250,11 @@ class Bucket(StrEnum):
 class LedgerStatus(ApiModel):
     """Ledger: accelerator-milliseconds (worker-milliseconds for a job without accelerators)."""
 
-    accelerator_milliseconds: dict[Bucket, int] = Field(default_factory=dict)
+    accelerator_milliseconds: dict[Bucket, Count] = Field(default_factory=dict)
     """Milliseconds × accelerators, by where they went."""
-    unsettled_milliseconds: int = 0
+    unsettled_milliseconds: Count = 0
     """Work since the last durable commit: productive at the next, lost when the attempt dies."""
-    accelerators: int = 0
+    accelerators: Count = 0
     """How many accelerators are counted at present."""
     accounted_until: Time | None = None
     """Time up to here is in the ledger."""
@@ -243,7 +263,7 @@ class LedgerStatus(ApiModel):
 class TrainingJobStatus(ApiModel):
     """What the operator has seen and decided; absent until it has visited the job."""
 
-    observed_generation: int = 0
+    observed_generation: Count = 0
     """The metadata.generation that this status answers."""
     phase: str = ""
     """Printed, and derived from the conditions; programs read those."""

@@ -15,6 +15,9 @@ from goodput_operator import names
 JobKey = tuple[str, str]
 """Namespace and name of a TrainingJob."""
 
+LONGEST_AGE_MS = 10 * 365 * 86_400_000
+"""Ten years: an age that no machine's uptime has."""
+
 _TERMINAL_PHASES = ("Succeeded", "Failed")
 
 
@@ -66,11 +69,10 @@ class AgentView:
 
         The age is what counts (`sent_at - at_ms`), so a wrong clock on the node harms nothing.
         """
-        age = timedelta(milliseconds=max(self.request.sent_at - at_ms, 0))
-        try:
-            return self.received_at - age
-        except OverflowError:  # an age that no machine's uptime can have
+        age_ms = max(self.request.sent_at - at_ms, 0)
+        if age_ms > LONGEST_AGE_MS:
             return self.received_at
+        return self.received_at - timedelta(milliseconds=age_ms)
 
 
 def pod_identity(pod: Mapping[str, Any]) -> PodIdentity | None:

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 
 from goodput.protocol import Commit
 from goodput_operator.api.base import truncate
-from goodput_operator.api.spec import RecoverySpec
+from goodput_operator.api.spec import MAX_INCARNATION, RecoverySpec
 from goodput_operator.api.status import (
+    MAX_ATTEMPT,
     AttemptState,
     AttemptStatus,
     CheckpointStatus,
@@ -40,7 +41,10 @@ def sized_slots(slots: Iterable[SlotStatus], workers: int) -> list[SlotStatus]:
     """Return exactly `workers` slots, outside any world, each with the incarnation it had."""
     known = {slot.slot: slot for slot in slots}
     return [
-        SlotStatus(slot=number, incarnation=known[number].incarnation if number in known else 0)
+        SlotStatus(
+            slot=number,
+            incarnation=min(known[number].incarnation, MAX_INCARNATION) if number in known else 0,
+        )
         for number in range(workers)
     ]
 
@@ -69,7 +73,8 @@ def publish(view: View, master: Worker) -> TrainingJobStatus:
     assert master.pod is not None
     status, attempt = _in_its_directory(view), view.attempt
     disks = [worker.agent.request.disk for worker in view.snapshot.workers if worker.agent]
-    number = max(attempt.number, *(disk.highest_attempt + 1 for disk in disks))
+    found = [disk.highest_attempt for disk in disks if disk.highest_attempt < MAX_ATTEMPT]
+    number = max([attempt.number, *(highest + 1 for highest in found)])
     commit = _restore_point(status, [disk.newest for disk in disks if disk.newest])
     link = LineageLink(
         attempt=number,

@@ -86,7 +86,7 @@ def _default(status: TrainingJobStatus, kind: ConditionType) -> Sentence | None:
 
 def _gang_scheduled(status: TrainingJobStatus, snapshot: JobSnapshot) -> Sentence | None:
     if is_finished(status):
-        return None
+        return _default(status, ConditionType.GANG_SCHEDULED)
     bound = sum(1 for w in snapshot.workers if w.pod and w.pod.node and not w.pod.dead)
     wanted = len(snapshot.workers)
     if wanted and bound == wanted:

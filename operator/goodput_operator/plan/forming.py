@@ -5,8 +5,9 @@ They come after all others in `plan.rules`, in the order in which they stand her
 
 from datetime import datetime, timedelta
 
+from goodput.protocol import Disk
 from goodput_operator.api.base import truncate
-from goodput_operator.api.status import ConditionType, Exclusion
+from goodput_operator.api.status import MAX_ATTEMPT, ConditionType, Exclusion
 from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, Kind, where
 from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.observe.snapshot import NodeHealth, Worker
@@ -225,11 +226,18 @@ def forming(view: View) -> Step | None:
 def _unusable_directory(view: View) -> str:
     """Return which worker cannot use the checkpoint directory, and why; empty when all can."""
     for worker in view.snapshot.workers:
-        problem = worker.agent.request.disk.problem if worker.agent else ""
+        problem = _disk_problem(worker)
         if problem and view.spec.checkpoint:
             directory = view.spec.checkpoint.directory
             return f"{where(worker)} cannot use spec.checkpoint.directory={directory}: {problem}"
     return ""
+
+
+def _disk_problem(worker: Worker) -> str:
+    disk = worker.agent.request.disk if worker.agent else Disk()
+    if disk.highest_attempt < MAX_ATTEMPT:
+        return disk.problem
+    return f"it holds something of attempt {disk.highest_attempt}, which no job has had; remove it"
 
 
 def _ready(worker: Worker) -> bool:
@@ -237,7 +245,7 @@ def _ready(worker: Worker) -> bool:
     agent, pod = worker.agent, worker.pod
     if agent is None or pod is None or pod.dead or not pod.node or not pod.address:
         return False
-    if worker.silent_seconds > SILENCE_LIMIT_SECONDS or not agent.request.free_port:
+    if worker.silent_seconds > SILENCE_LIMIT_SECONDS or not 0 < agent.request.free_port < 65_536:
         return False
     run = agent.request.run
     return run is None or run.alive == 0

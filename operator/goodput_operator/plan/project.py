@@ -134,11 +134,11 @@ def worth_writing(
     """
     if _essence(before) != _essence(after):
         return True, None
+    if is_finished(after):
+        return False, None
     since = before.ledger.accounted_until
     if since is None:
         return True, None
-    if is_finished(after):
-        return False, None
     rhythm = timing.flush_seconds
     suspended = find_condition(after, ConditionType.SUSPENDED)
     if suspended is not None and suspended.status == "True":

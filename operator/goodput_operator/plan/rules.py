@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from goodput_operator.api.base import truncate
-from goodput_operator.api.status import AttemptState, ConditionType, TrainingJobStatus
+from goodput_operator.api.status import (
+    MAX_ATTEMPT,
+    AttemptState,
+    ConditionType,
+    TrainingJobStatus,
+)
 from goodput_operator.diagnose.examine import (
     SILENCE_LIMIT_SECONDS,
     Finding,
@@ -343,6 +348,12 @@ def open_attempt(view: View) -> Step | None:
     attempt = view.status.attempt
     if attempt is not None and attempt.state is not AttemptState.CLOSED:
         return None
+    if attempt is not None and attempt.number >= MAX_ATTEMPT:
+        message = (
+            f"status.attempt.number={attempt.number} leaves no number for another attempt: it was "
+            "edited by hand, or counts on from one that was; create the job anew"
+        )
+        return fail(view, "NoAttemptLeft", message)
     status = open_next(view)
     assert status.attempt is not None
     return Step(status, "Forming", f"attempt {status.attempt.number} is forming")

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from goodput_operator.api.base import truncate
-from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.api.spec import MAX_INCARNATION, TrainingJobSpec
 from goodput_operator.api.status import (
     AttemptStatus,
     Condition,
@@ -174,8 +174,13 @@ def with_condition(
 
 
 def next_incarnation(slots: Sequence[SlotStatus], which: frozenset[int]) -> list[SlotStatus]:
-    """Return the slots with those of `which` moved on to a new pod, outside any world."""
+    """Return the slots with those of `which` moved on to a new pod, outside any world.
+
+    After the last incarnation that a name has room for comes the first: its pod is long gone.
+    """
     return [
-        SlotStatus(slot=slot.slot, incarnation=slot.incarnation + 1) if slot.slot in which else slot
+        SlotStatus(slot=slot.slot, incarnation=(slot.incarnation + 1) % (MAX_INCARNATION + 1))
+        if slot.slot in which
+        else slot
         for slot in slots
     ]

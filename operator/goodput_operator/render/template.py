@@ -10,7 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from goodput_operator import names
-from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.api.spec import (
+    MAX_PROCESSES,
+    MAX_PROCESSES_PER_WORKER,
+    TrainingJobSpec,
+)
 from goodput_operator.api.template import RESERVED_PATHS
 from goodput_operator.observe.resources import (
     QuantityError,
@@ -59,7 +63,8 @@ def template_problems(
         operator_service_account: the one we run as, for a job in our own namespace: with it a
             training container could do all that we may. Empty elsewhere.
     """
-    return tuple(islice(_problems(spec.template, operator_service_account), MOST_PROBLEMS))
+    problems = _problems(spec.template, operator_service_account)
+    return tuple(islice(problems, MOST_PROBLEMS)) or tuple(_size_problems(spec))
 
 
 def _problems(template: Mapping[str, Any], service_account: str) -> Iterator[str]:
@@ -72,6 +77,21 @@ def _problems(template: Mapping[str, Any], service_account: str) -> Iterator[str
     yield from _pod_problems(spec, service_account)
     yield from _container_problems(spec)
     yield from _trainer_problems(spec.get("containers") or [])
+
+
+def _size_problems(spec: TrainingJobSpec) -> Iterator[str]:
+    """A gang of absurd size is refused at admission only where its processes are counted there."""
+    asked = accelerators_per_worker(spec)
+    if asked > MAX_PROCESSES_PER_WORKER:
+        yield (
+            f"{_SPEC}.containers: a worker asks for {asked} accelerators, and at most "
+            f"{MAX_PROCESSES_PER_WORKER} can be counted; lower resources.limits"
+        )
+    elif spec.workers * max(asked, processes_per_worker(spec)) > MAX_PROCESSES:
+        yield (
+            f"{_SPEC}.containers: {spec.workers} workers with {asked} accelerators each are more "
+            f"than {MAX_PROCESSES}; lower spec.workers or resources.limits"
+        )
 
 
 # --- shapes: whether we can read it at all --------------------------------------------------

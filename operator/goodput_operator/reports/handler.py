@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from goodput.protocol import Misdirected, ProtocolError, SyncAnswer, SyncRequest
+from goodput.protocol import Misdirected, ProtocolError, SyncAnswer, SyncRequest, read_json
 from goodput_operator.observe.agents import PodIdentity
 from goodput_operator.reports.auth import Gate
 from goodput_operator.reports.replies import RefusedError, Reply
@@ -144,10 +144,7 @@ def _writable(body: bytes) -> bytes:
     """Return the JSON without lone surrogates: it can escape them, but no UTF-8 can hold them."""
     if b"\\ud" not in body.lower():
         return body
-    try:
-        return json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
-    except (ValueError, RecursionError):
-        return body  # no JSON at all: its reader says so
+    return json.dumps(read_json(body), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _misdirected(leader: str) -> Reply:

@@ -101,7 +101,9 @@ class AgentStore:
         return sum(agent.poll is not None for agent in self._agents.values())
 
     def report(self, pod: PodIdentity, request: SyncRequest, received_at: datetime) -> bool:
-        """Keep what an agent says; return False when it is old news and changes nothing.
+        """Keep what an agent says; return False when it changes nothing.
+
+        Old news does not, nor what nobody can know of an attempt that was not ordered yet.
 
         The first contact, and every change that matters to a pass, wakes the job. A newer
         request lets the pod's held poll go: that agent has moved on.
@@ -114,13 +116,21 @@ class AgentStore:
             self._wake(pod.key)
             return True
         known = agent.view
-        if _is_old_news(known.request, request):
+        if _is_old_news(known.request, request) or self._was_not_ordered(pod, request):
             return False
         agent.view = AgentView(request, received_at, known.first_seen_at)
         self._let_go(pod.uid, agent)
         if matters(known.request, request) or self._has_seen_stop(pod, known.request, request):
             self._wake(pod.key)
         return True
+
+    def _was_not_ordered(self, pod: PodIdentity, request: SyncRequest) -> bool:
+        """Return whether it speaks of an attempt after the one that this pod was told of.
+
+        Believed, it would make old news of all that its agent says of the attempt that runs.
+        """
+        due = self._answers.get(pod.key, {}).get(pod.uid)
+        return bool(due and request.run and 0 < due.attempt < request.run.attempt)
 
     def _has_seen_stop(self, pod: PodIdentity, old: SyncRequest, new: SyncRequest) -> bool:
         """Return whether this is the first word of an agent that knows it must stop.

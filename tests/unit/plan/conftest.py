@@ -77,6 +77,7 @@ class World:
     template_answer: TemplateAnswer | None = field(default_factory=TemplateAnswer)
     problems: tuple[str, ...] = ()
     sdk: bool = True
+    free_port: int = 29500
     disk: Disk = field(default_factory=Disk)
     listening_since: datetime = CREATED
     deleted: list[str] = field(default_factory=list)
@@ -306,7 +307,7 @@ class World:
             sent_at=int((agent.heard_at - CREATED).total_seconds() * 1000) + 1_000_000,
             seen_revision=agent.seen,
             address="10.0.0.1",
-            free_port=29500,
+            free_port=self.free_port,
             disk=agent.disk,
             run=agent.run,
         )

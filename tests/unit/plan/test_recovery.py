@@ -6,7 +6,15 @@ from datetime import timedelta
 import pytest
 
 from goodput.protocol import Commit, Disk
-from goodput_operator.api.status import AttemptState, Bucket, Condition, ConditionType
+from goodput_operator.api.spec import MAX_INCARNATION
+from goodput_operator.api.status import (
+    MAX_ATTEMPT,
+    AttemptState,
+    Bucket,
+    Condition,
+    ConditionType,
+)
+from goodput_operator.plan.view import next_incarnation
 
 
 def test_a_failed_process_is_restarted_at_once_in_the_same_pods(training) -> None:
@@ -410,14 +418,14 @@ def test_no_duration_of_a_step_stops_the_passes(training, milliseconds) -> None:
     assert world.attempt.number == 2
 
 
-def test_a_time_before_our_calendar_is_written_so_that_it_can_be_read(training) -> None:
+def test_a_step_longer_ago_than_any_machine_runs_is_as_old_as_its_report(training) -> None:
     world = training(3)
     for agent in world.agents.values():
         ages_ago = world.now - timedelta(days=365 * 2000) - world.now
         progress = replace(agent.run.progress, step_at=ages_ago // timedelta(milliseconds=1))
         agent.run = replace(agent.run, progress=progress)
     world.pass_time(120)
-    assert world.status.progress.observed_at.year < 100
+    assert world.status.progress.observed_at.year == world.now.year
 
 
 def test_only_the_commits_of_the_current_attempt_are_believed(training) -> None:
@@ -482,3 +490,51 @@ def test_a_commit_that_nobody_reported_is_durable_once_it_has_been_restored(trai
     world.settle()
     checkpoint = world.status.checkpoint
     assert (checkpoint.last_durable_attempt, checkpoint.last_durable_step) == (1, 12)
+
+
+def test_a_directory_in_which_no_job_can_have_been_is_unusable_and_said_to_be(make_world) -> None:
+    world = make_world(2, checkpoint={"directory": "/checkpoints"})
+    world.disk = Disk(highest_attempt=2**53 - 1)
+    world.settle()
+    fresh = world.condition(ConditionType.CHECKPOINT_FRESH)
+    assert (fresh.status, fresh.reason) == ("False", "DirectoryUnusable")
+    assert "attempt 9007199254740991" in fresh.message
+    assert world.attempt.state == "Forming"
+
+
+def test_a_port_that_no_machine_has_starts_nothing(make_world) -> None:
+    world = make_world(1)
+    world.free_port = 2**53 - 1
+    world.settle()
+    assert world.attempt.state == "Forming"
+    world.free_port = 29500
+    world.settle()
+    assert world.attempt.state == "Running"
+
+
+def test_a_job_whose_attempts_cannot_be_counted_on_fails_and_says_why(training) -> None:
+    world = training(1)
+    edited = world.attempt.model_copy(update={"number": MAX_ATTEMPT, "state": AttemptState.CLOSED})
+    world.status = world.status.model_copy(update={"attempt": edited})
+    world.settle()
+    failed = world.condition(ConditionType.FAILED)
+    assert (failed.status, failed.reason) == ("True", "NoAttemptLeft")
+    assert "create the job anew" in failed.message
+
+
+def test_after_the_last_incarnation_that_has_a_name_comes_the_first(training) -> None:
+    world = training(1)
+    [slot] = world.status.slots
+    edited = slot.model_copy(update={"incarnation": MAX_INCARNATION})
+    assert next_incarnation([edited], frozenset({0}))[0].incarnation == 0
+
+
+def test_a_finished_job_without_a_ledger_is_written_no_more(training) -> None:
+    world = training(1)
+    world.finish()
+    world.settle()
+    ledger = world.status.ledger.model_copy(update={"accounted_until": None})
+    world.status = world.status.model_copy(update={"ledger": ledger})
+    before = world.writes
+    world.settle()
+    assert world.writes == before

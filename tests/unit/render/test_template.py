@@ -306,3 +306,20 @@ def test_a_usual_template_with_anything_at_any_place_gets_an_answer_or_a_pod(
 
 def test_a_usual_template_gets_a_pod() -> None:
     assert answer(USUAL)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "word"),
+    [
+        pytest.param(1, 9_223_372_036_854_775_807, "asks for 9223372036854775807", id="one worker"),
+        pytest.param(10_000, 1_024, "lower spec.workers", id="the whole gang"),
+    ],
+)
+def test_more_accelerators_than_can_be_counted_are_refused(
+    workers: int, gpus: int, word: str
+) -> None:
+    template = trainer(resources={"limits": {"nvidia.com/gpu": gpus}})
+    spec = TrainingJobSpec(workers=workers, template=template)
+    [problem] = template_problems(spec)
+    assert problem.startswith(f"{SPEC}.containers")
+    assert word in problem

@@ -126,6 +126,18 @@ def test_old_news_changes_nothing(old: SyncRequest) -> None:
     assert not store.woken
 
 
+def test_an_attempt_that_nobody_has_ordered_is_not_believed_and_silences_nobody() -> None:
+    store = reported(request(5))
+    store.set_answers(KEY, {pod().uid: replace(RUN, attempt=3)})
+    before = dict(store.views(KEY))
+    assert not store.report(pod(), request(6, run=running(attempt=4, alive=0)), START)
+    assert store.views(KEY) == before
+    assert store.report(pod(), request(7), START)
+    ordered = replace(RUN, revision="r4", attempt=4)
+    store.set_answers(KEY, {pod().uid: ordered})
+    assert store.report(pod(), request(8, run=running(attempt=4)), START)
+
+
 def test_the_age_of_a_report_counts_from_the_newest_one_and_contact_from_the_first() -> None:
     store = Store()
     store.report(pod(), request(1), START)
