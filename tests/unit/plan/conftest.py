@@ -229,8 +229,13 @@ class World:
         """All processes end well."""
         for agent in self.agents.values():
             if agent.run is not None and agent.run.alive:
-                agent.run = replace(agent.run, alive=0, succeeded=True)
-                self._heartbeat(agent)
+                self.finish_one(agent)
+
+    def finish_one(self, agent: Agent) -> None:
+        """One worker's processes end well."""
+        assert agent.run is not None
+        agent.run = replace(agent.run, alive=0, succeeded=True)
+        self._heartbeat(agent)
 
     def delete_pod(self, name: str, *, at_once: bool = True) -> None:
         """Somebody deletes a pod."""
