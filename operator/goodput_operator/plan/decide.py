@@ -38,7 +38,7 @@ class Plan:
         decisions: (reason, message) of each step that was taken, in order.
         create: slot, incarnation and node (None: the scheduler chooses) of each missing pod.
         delete: the pods to delete.
-        answers: what each pod's agent is told once the status is persisted, by pod UID.
+        answers: what each pod's agent is told of the status as persisted, by pod UID.
         delete_job: its time to live is over.
         recheck_at: when time alone could change the plan.
     """
@@ -118,7 +118,8 @@ def decide(
             *_to_delete(spec, view.snapshot, done, now, timing),
             *_stuck(after.attempt, view.snapshot, now, timing),
         ),
-        answers=answers(after, view.snapshot, processes, timing),
+        # An agent prunes by what it is told: nothing is acknowledged that a restart would forget.
+        answers=answers(after if write else status, view.snapshot, processes, timing),
         delete_job=(
             done is not None
             and spec.ttl_seconds_after_finished is not None

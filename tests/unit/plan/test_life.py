@@ -1,5 +1,6 @@
 """The life of a job in which nothing breaks."""
 
+from goodput.protocol import Commit
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 
 
@@ -96,6 +97,24 @@ def test_the_commit_is_acknowledged_to_the_agents_once_it_is_written(training) -
     [answer] = world.visit().answers.values()
     assert answer.durable is not None
     assert answer.durable.step == 7
+
+
+def test_no_commit_is_acknowledged_that_a_restarted_operator_would_not_know(training) -> None:
+    world = training(1, commit=10)
+    world.jump(60)
+    world.train(13)
+    assert world.visit().write, "the ledger is written each minute"
+    world.jump(1)
+    world.train(14, commit=14)
+    plan = world.visit()
+    assert not plan.write
+    [answer] = plan.answers.values()
+    assert answer.durable is not None
+    assert answer.durable.step == world.status.checkpoint.last_durable_step == 10
+    world.jump(15)
+    plan = world.visit()
+    [answer] = plan.answers.values()
+    assert (plan.write, answer.durable) == (True, Commit(1, 14))
 
 
 def test_a_gang_that_finishes_no_step_for_a_minute_is_said_to_stand_still(training) -> None:

@@ -538,3 +538,28 @@ def test_a_finished_job_without_a_ledger_is_written_no_more(training) -> None:
     before = world.writes
     world.settle()
     assert world.writes == before
+
+
+def test_what_failed_before_the_window_is_forgiven(training) -> None:
+    world = training(1, recovery={"maxRestarts": 1, "windowSeconds": 600, "backoffSeconds": 0})
+    for step in (20, 30, 40):
+        world.train(step)
+        world.settle()
+        world.fail(0)
+        world.pass_time(601, every=100)
+        assert not world.true(ConditionType.FAILED)
+    assert world.status.recovery.total == 3
+    assert len(world.status.recovery.restarts) == 1
+
+
+def test_the_back_off_counts_from_the_failure_not_from_when_it_was_noticed(training) -> None:
+    world = training(1, recovery={"backoffSeconds": 30})
+    world.fail(0)
+    world.settle()
+    world.fail(0)
+    world.settle()
+    world.jump(20)
+    world.fail(0, seconds_ago=12)
+    failed_at = world.now - timedelta(seconds=12)
+    world.settle()
+    assert world.status.recovery.not_before == failed_at + timedelta(seconds=30)
