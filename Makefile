@@ -65,7 +65,8 @@ contract: $(READY) ## the tests that need an API server: the cluster that is up,
 
 .PHONY: sweep
 sweep: $(READY) ## fail every write of every scenario on a real API server (PLAN=name: only that one)
-	@PYTHONPATH=operator $(PY) -m tests.sweep $(if $(PLAN),--plan '$(PLAN)') $(if $(RESULT),--result '$(RESULT)')
+	@PYTHONPATH=operator $(PY) -m tests.sweep \
+		$(if $(PLAN),--plan '$(PLAN)',--result RELIABILITY.sweep.json)
 
 .PHONY: e2e
 e2e: $(READY) ## the tests that train on real nodes: the cluster that is up, else one for the time

@@ -6,6 +6,7 @@ each by an operator process of its own in a namespace of its own.
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import socket
@@ -34,6 +35,7 @@ from tests.sweep.world import Lane, RealWorld
 TRIES = 2
 """A plan whose fault did not fire is played once more: its write may come in another pass."""
 PLAY_SECONDS = 240.0
+FIRE_SECONDS = 30.0
 FIRST_PORT, LAST_PORT = 21_000, 29_000
 """Below those that the kernel gives to outgoing connections."""
 PROGRESS_SECONDS = 20.0
@@ -169,14 +171,16 @@ class Sweep:
 
             def ended() -> bool:
                 outcome = json.loads(json.dumps(world.described_outcome()))
-                return world.proxy.fired > 0 and outcome == expected
+                return bool(outcome == expected)
 
+            with contextlib.suppress(AssertionError):
+                await world.until(lambda: world.proxy.fired > 0, FIRE_SECONDS)
+            if not world.proxy.fired:
+                return
             try:
                 await world.until(ended)
             except AssertionError:
-                if world.proxy.fired:
-                    raise AssertionError(_difference(world, expected)) from None
-                return
+                raise AssertionError(_difference(world, expected)) from None
         await world.check_rest()
         if plan.fault is not None and json.loads(json.dumps(world.described_outcome())) != expected:
             raise AssertionError("not stable: " + _difference(world, expected))
