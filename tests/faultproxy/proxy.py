@@ -158,6 +158,7 @@ class FaultProxy:
         writes: the counted writes since `begin`.
         events: how many events of each watched resource were sent since `begin`.
         violations: what no request may be like.
+        led: a Lease was written since this was last set to False: somebody leads.
     """
 
     def __init__(self, upstream: aiohttp.ClientSession, server: str, lane: str) -> None:
@@ -188,6 +189,7 @@ class FaultProxy:
         self.writes: list[Write] = []
         self.events: Counter[str] = Counter()
         self.violations: list[str] = []
+        self.led = False
         self._namespace = namespace
         self._kill = kill
         self._changed = changed
@@ -248,7 +250,12 @@ class FaultProxy:
             self.fired += 1
             return _refusal(503, "ServiceUnavailable", "no events today")
         if not call.counted:
-            return await self._forward(request, url, body)
+            answer = await self._forward(request, url, body)
+            wrote = call.resource == "leases" and call.verb in ("create", "update")
+            if wrote and answer.status < 300 and not self.led:
+                self.led = True
+                self._changed()
+            return answer
         return await self._write(request, call, url, body)
 
     def _confined(self, call: Call) -> str:
@@ -403,9 +410,9 @@ class FaultProxy:
         async with self._upstream.get(URL(url, encoded=True), timeout=limits) as upstream:
             response = web.StreamResponse(status=upstream.status)
             response.content_type = "application/json"
-            await response.prepare(request)
             pending = b""
             try:
+                await response.prepare(request)
                 while chunk := await upstream.content.read(256 * 1024):
                     *lines, pending = (pending + chunk).split(b"\n")
                     for line in lines:

@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--plan", default="", help="a plan's name, or the beginning of some")
     parser.add_argument("--sample", type=int, default=0, help="play so many plans only")
     parser.add_argument("--seed", type=int, default=None, help="of the order and of a sample")
-    parser.add_argument("--lanes", type=int, default=12, help="operators side by side")
+    parser.add_argument("--lanes", type=int, default=6, help="operators side by side")
     parser.add_argument("--result", type=Path, help="write the figures here, too")
     given = parser.parse_args()
     reason = unavailable_reason("api")

@@ -44,7 +44,8 @@ class Kubelets:
         self._agent_port = agent_port
         self._workers: dict[str, Worker] = {}
         self._seats: dict[str, Seat] = {}
-        self._links: dict[tuple[str, bool], Connection] = {}
+        self._links: list[Connection] = []
+        self._idle: dict[str, list[Connection]] = {}
         self._seen: set[str] = set()
         self._stopping: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,7 +96,7 @@ class Kubelets:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for link in self._links.values():
+        for link in self._links:
             link.close()
 
     async def exchange(self, worker: Worker, body: bytes, hold_seconds: float) -> bytes:
@@ -104,17 +105,19 @@ class Kubelets:
         Raises:
             ConnectionError: there was no answer.
         """
-        held = hold_seconds > 0
-        link = self._links.get((worker.uid, held))
-        if link is None:
-            context = self._context_of(worker.pod)
-            link = self._links[worker.uid, held] = Connection(self._seats[worker.uid], context)
+        idle = self._idle.setdefault(worker.uid, [])
+        if idle:
+            link = idle.pop()
+        else:
+            link = Connection(self._seats[worker.uid], self._context_of(worker.pod))
+            self._links.append(link)
         try:
             async with asyncio.timeout(hold_seconds + ANSWER_SECONDS):
-                return await link.post(body)
+                answer = await link.post(body)
         except (OSError, ValueError) as error:
-            link.close()
             raise ConnectionError(str(error)) from error
+        idle.append(link)
+        return answer
 
     # --- one pod --------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from tests.sweep.world import NODES, RealWorld
 
 Scenario = Callable[[RealWorld], Awaitable[None]]
 
+EDITED = {"name": "EDITED", "value": "1"}
+
 
 async def training(world: RealWorld, **spec: Any) -> None:
     """A job trains; harm begins now."""
@@ -96,11 +98,11 @@ async def edit_suspended(world: RealWorld) -> None:
     job = world.job
     assert job is not None
     template = job["spec"]["template"]
-    template["spec"]["containers"][0]["args"] = ["--edited"]
+    template["spec"]["containers"][0]["env"] = [EDITED]
     await world.edit(template=template, suspend=False)
     await world.until_trains(2)
-    args = [pod["spec"]["containers"][0]["args"][-1] for pod in world.pods]
-    assert args == ["--edited"] * world.workers, f"started from the old template: {args}"
+    old = [p for p in world.pods if EDITED not in p["spec"]["containers"][0]["env"]]
+    assert not old, "started from the old template"
 
 
 async def delete(world: RealWorld) -> None:

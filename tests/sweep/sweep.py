@@ -32,9 +32,8 @@ from tests.sweep.memory import Memory
 from tests.sweep.scenarios import SCENARIOS
 from tests.sweep.world import Lane, RealWorld
 
-TRIES = 2
+TRIES = 3
 """A plan whose fault did not fire is played once more: its write may come in another pass."""
-PLAY_SECONDS = 240.0
 FIRE_SECONDS = 30.0
 FIRST_PORT, LAST_PORT = 21_000, 29_000
 """Below those that the kernel gives to outgoing connections."""
@@ -109,7 +108,7 @@ class Sweep:
                 plan = waiting.popleft()
                 result = await self._play_one(lane, plan, expected.get(plan.scenario))
                 for _ in range(TRIES - 1):
-                    if result.fired or plan.fault is None or result.violations[1:]:
+                    if result.fired or result.violations[1:] or not result.violations:
                         break
                     again = await self._play_one(lane, plan, expected.get(plan.scenario))
                     again.runs += result.runs
@@ -134,11 +133,10 @@ class Sweep:
         namespace = f"plan-{next(self._numbers)}"
         world = self._worlds[namespace] = RealWorld(lane, namespace)
         try:
-            async with asyncio.timeout(PLAY_SECONDS):
-                await world.open(Harm(plan.fault, plan.point))
-                await SCENARIOS[plan.scenario](world)
-                await self._settle(world, plan, expected, result)
-        except (AssertionError, TimeoutError, OSError, RuntimeError, ValueError) as error:
+            await world.open(Harm(plan.fault, plan.point))
+            await SCENARIOS[plan.scenario](world)
+            await self._settle(world, plan, expected, result)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is a finding
             result.violations.append(f"{type(error).__name__}: {error}")
         result.fired = world.proxy.fired
         result.restarts, result.own_ends = world.restarts, world.own_ends
@@ -161,29 +159,28 @@ class Sweep:
     async def _settle(self, world: RealWorld, plan: Plan, expected: Any, result: Result) -> None:
         """Wait for the end that is expected, or find it out; nothing is written after it."""
         if plan.fault is None:
-            await world.until_quiet()
+            await world.check_rest()
             result.points = world.decisions()
             if plan.scenario == "steady":
                 result.points.append("flush@1")
             result.watched = sorted(kind for kind, n in world.proxy.events.items() if n)
             result.outcome = json.loads(json.dumps(world.described_outcome()))
-        else:
+            return
+        with contextlib.suppress(AssertionError):
+            await world.until(lambda: world.proxy.fired > 0, FIRE_SECONDS)
+        if not world.proxy.fired:
+            return
 
-            def ended() -> bool:
-                outcome = json.loads(json.dumps(world.described_outcome()))
-                return bool(outcome == expected)
+        def ended() -> bool:
+            outcome = json.loads(json.dumps(world.described_outcome()))
+            return bool(world.proxy.led and outcome == expected)
 
-            with contextlib.suppress(AssertionError):
-                await world.until(lambda: world.proxy.fired > 0, FIRE_SECONDS)
-            if not world.proxy.fired:
-                return
-            try:
-                await world.until(ended)
-            except AssertionError:
-                raise AssertionError(_difference(world, expected)) from None
-        await world.check_rest()
-        if plan.fault is not None and json.loads(json.dumps(world.described_outcome())) != expected:
-            raise AssertionError("not stable: " + _difference(world, expected))
+        try:
+            await world.until(ended)
+            await world.check_rest()
+            await world.until(ended, 1.0)
+        except AssertionError as error:
+            raise AssertionError(f"{_difference(world, expected)}; {error}") from None
 
 
 def _difference(world: RealWorld, expected: dict[str, Any]) -> str:
@@ -193,7 +190,7 @@ def _difference(world: RealWorld, expected: dict[str, Any]) -> str:
         for name, value in expected.items()
         if found[name] != value
     ]
-    return "it ends otherwise: " + "; ".join(words)
+    return f"it ends otherwise: {'; '.join(words)}" if words else "it ends well, but"
 
 
 def plans_of(reference: Result) -> list[Plan]:
@@ -294,14 +291,15 @@ async def run(
     began = time.monotonic()
     async with sweeping(plane, lanes, directory) as sweep:
         wanted = [name for name in SCENARIOS if not only or name == only.split(":", maxsplit=1)[0]]
-        expected, plans, runs = {}, list[Plan](), 0
+        expected, plans, broken, runs = {}, list[Plan](), list[str](), 0
         async for reference in _remembered(sweep, [Plan(name) for name in wanted], {}, memory):
             runs += reference.runs
             name = reference.plan.split(":")[0]
             say(f"{name}: {len(reference.points)} writes: {' '.join(reference.points)}")
             if reference.violations:
                 _show(reference)
-                raise SystemExit(f"{name} fails without any fault")
+                broken.append(reference.plan)
+                continue
             expected[name] = reference.outcome
             plans += plans_of(reference)
         plans = sorted(plan for plan in plans if str(plan).startswith(only))
@@ -319,7 +317,7 @@ async def run(
         "plans": len(plans),
         "runs": runs + tally.runs,
         "fired": tally.fired,
-        "violations": len(tally.failed),
+        "violations": len(broken + tally.failed),
         "seed": seed,
         "seconds": round(time.monotonic() - began),
         "write_points": points,
@@ -327,7 +325,7 @@ async def run(
         "operator_ended_itself": tally.own_ends,
         "by_scenario": dict(sorted(tally.by_scenario.items())),
         "by_fault": dict(sorted(tally.by_fault.items())),
-        "failed": sorted(tally.failed),
+        "failed": sorted(broken + tally.failed),
     }
 
 
