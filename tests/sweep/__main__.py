@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
 from e2e.cluster.preflight import unavailable_reason
@@ -19,6 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make sweep")
     parser.add_argument("--plan", default="", help="a plan's name, or the beginning of some")
     parser.add_argument("--sample", type=int, default=0, help="play so many plans only")
+    parser.add_argument(
+        "--limit-seconds", type=float, default=inf, help="begin no plan after so long"
+    )
     parser.add_argument("--seed", type=int, default=None, help="of the order and of a sample")
     parser.add_argument("--lanes", type=int, default=6, help="operators side by side")
     parser.add_argument("--result", type=Path, help="write the figures here, too")
@@ -36,6 +40,7 @@ def main() -> int:
         seed=seed,
         memory=Memory.of_this_code() if whole else Memory(None),
         sample=given.sample,
+        limit_seconds=given.limit_seconds,
         only=given.plan,
     )
     if given.result is not None:

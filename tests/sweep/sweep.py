@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,9 @@ class Result:
 class Sweep:
     """Plays plans on a control plane of its own."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    def __init__(self, lanes: Sequence[Lane], limit_seconds: float) -> None:
         self._lanes = lanes
+        self._until = time.monotonic() + limit_seconds
         self._worlds: dict[str, RealWorld] = {}
         self._numbers = iter(range(1, 1_000_000))
 
@@ -104,7 +106,7 @@ class Sweep:
         waiting, done = deque(plans), asyncio.Queue[Result | None]()
 
         async def work(lane: Lane) -> None:
-            while waiting:
+            while waiting and time.monotonic() < self._until:
                 plan = waiting.popleft()
                 result = await self._play_one(lane, plan, expected.get(plan.scenario))
                 for _ in range(TRIES - 1):
@@ -207,7 +209,9 @@ def plans_of(reference: Result) -> list[Plan]:
 
 
 @asynccontextmanager
-async def sweeping(plane: ControlPlane, lanes: int, directory: Path) -> AsyncIterator[Sweep]:
+async def sweeping(
+    plane: ControlPlane, lanes: int, directory: Path, limit_seconds: float
+) -> AsyncIterator[Sweep]:
     """Run the proxies and the watches of a sweep."""
     pki = plane.pki.directory
     admin = ssl.create_default_context(cafile=str(pki / "ca.crt"))
@@ -231,7 +235,7 @@ async def sweeping(plane: ControlPlane, lanes: int, directory: Path) -> AsyncIte
             plane.pki.kubeconfig("admin", url, lane.kubeconfig)
             made.append(lane)
         await asyncio.gather(*(lane.create_nodes() for lane in made))
-        sweep = Sweep(made)
+        sweep = Sweep(made, limit_seconds)
         jobs = f"/apis/{names.API_VERSION}/{names.PLURAL}"
         label = f"labelSelector=app.kubernetes.io%2Fmanaged-by%3D{names.OPERATOR_NAME}"
         group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -275,6 +279,7 @@ async def run(
     seed: int,
     memory: Memory,
     sample: int = 0,
+    limit_seconds: float = inf,
     only: str = "",
 ) -> dict[str, Any]:
     """Sweep; return the figures.
@@ -286,10 +291,11 @@ async def run(
         seed: of the order, and of what a sample takes.
         memory: what is known of this commit already.
         sample: play so many plans only; 0: all.
+        limit_seconds: begin no plan after so long.
         only: a plan's name, or the beginning of some.
     """
     began = time.monotonic()
-    async with sweeping(plane, lanes, directory) as sweep:
+    async with sweeping(plane, lanes, directory, limit_seconds) as sweep:
         wanted = [name for name in SCENARIOS if not only or name == only.split(":", maxsplit=1)[0]]
         expected, plans, broken, runs = {}, list[Plan](), list[str](), 0
         async for reference in _remembered(sweep, [Plan(name) for name in wanted], {}, memory):
@@ -314,7 +320,7 @@ async def run(
             tally.add(result)
     return {
         "suite": "sweep",
-        "plans": len(plans),
+        "plans": tally.done,
         "runs": runs + tally.runs,
         "fired": tally.fired,
         "violations": len(broken + tally.failed),
