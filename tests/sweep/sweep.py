@@ -174,13 +174,12 @@ class Sweep:
             return
 
         def ended() -> bool:
-            outcome = json.loads(json.dumps(world.described_outcome()))
-            return bool(world.proxy.led and outcome == expected)
+            return bool(json.loads(json.dumps(world.described_outcome())) == expected)
 
         try:
-            await world.until(ended)
+            await world.until(lambda: world.proxy.led and ended())
             await world.check_rest()
-            await world.until(ended, 1.0)
+            assert ended(), "not for long"
         except AssertionError as error:
             raise AssertionError(f"{_difference(world, expected)}; {error}") from None
 

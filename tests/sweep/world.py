@@ -14,10 +14,9 @@ from typing import Any
 
 from e2e.bench.harness.api_tier import MERGE_PATCH, Client, Object
 from e2e.cluster.errors import ClusterError
-from goodput.protocol import Commit
 from tests.faultproxy.operators import Nursery, Operator
 from tests.faultproxy.proxy import LANE_LABEL, FaultProxy, Harm
-from tests.simulation.workers import Gang, Worker
+from tests.simulation.workers import Worker
 from tests.simulation.world import KEY, World
 from tests.sweep.kubelets import Kubelets, set_ready
 
@@ -27,7 +26,8 @@ WAIT_SECONDS = 120.0
 REST_SECONDS = 3.0
 LOOK_SECONDS = 0.5
 MOST_LOOKS = 6
-LEASE_SECONDS, RENEW_SECONDS = 6, 1
+LEASE_SECONDS, RENEW_SECONDS = 8, 1
+"""Short, so that a take-over does not take long; a busy machine must not lose it, though."""
 JOBS = "/apis/goodput.training/v1alpha1/namespaces/{}/trainingjobs"
 
 
@@ -125,12 +125,9 @@ class RealWorld(World):
     """
 
     def __init__(self, lane: Lane, namespace: str) -> None:
-        self.workers = WORKERS
-        self.sdk = True
+        super().__init__(workers=WORKERS)
         self.server: Any = Mirror()
-        self.disk: list[Commit] = []
         self.violations: list[str] = []
-        self.gangs: dict[str, Gang] = {}
         self.namespace = namespace
         self.log = lane.directory / f"{namespace}.log"
         self.restarts = -1
