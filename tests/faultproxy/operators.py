@@ -24,12 +24,20 @@ class Nursery:
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.faultproxy.warm"])
+        self._alive: list[Operator] = []
 
     def start(self, arguments: Sequence[str], log: Path) -> "Operator":
         """Start a replica; its standard output and error are appended to `log`."""
         process = self._context.Process(target=_live, args=(tuple(arguments), str(log)))
         process.start()
-        return Operator(process)
+        self._alive = [one for one in self._alive if not one.ended.is_set()]
+        self._alive.append(Operator(process))
+        return self._alive[-1]
+
+    def stop(self) -> None:
+        """Kill all replicas that still live."""
+        for one in self._alive:
+            one.signal()
 
 
 class Operator:
@@ -47,9 +55,13 @@ class Operator:
 
     async def kill(self) -> None:
         """End it by SIGKILL; return when it is dead."""
+        self.signal()
+        await self.ended.wait()
+
+    def signal(self) -> None:
+        """Send SIGKILL, if it lives."""
         if not self.ended.is_set():
             self._process.kill()
-        await self.ended.wait()
 
     def _has_ended(self) -> None:
         self._loop.remove_reader(self._process.sentinel)

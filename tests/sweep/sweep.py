@@ -220,6 +220,7 @@ async def sweeping(
     nursery = Nursery()
     ports = _free_ports()
     async with AsyncExitStack() as stack:
+        stack.callback(nursery.stop)
         connector = aiohttp.TCPConnector(limit=0, ssl=admin)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         api = Client(plane, session)
