@@ -63,6 +63,11 @@ unit: $(READY) ## the tests that need no cluster
 contract: $(READY) ## the tests that need an API server: the cluster that is up, else one for the time
 	@$(PYTEST) -q tests/contract
 
+.PHONY: sweep
+sweep: $(READY) ## fail every write of every scenario on a real API server (PLAN=name: only that one)
+	@PYTHONPATH=operator $(PY) -m tests.sweep \
+		$(if $(PLAN),--plan '$(PLAN)',--result RELIABILITY.sweep.json)
+
 .PHONY: e2e
 e2e: $(READY) ## the tests that train on real nodes: the cluster that is up, else one for the time
 	@$(PYTEST) -v e2e

@@ -56,6 +56,14 @@ class Connection:
         Raises:
             OSError: there was none, or a refusal.
         """
+        return SyncAnswer.from_json(await self.post(request.to_json()))
+
+    async def post(self, body: bytes) -> bytes:
+        """Send a request as it goes over the wire, and return its answer as it came.
+
+        Raises:
+            OSError: there was none, or a refusal.
+        """
         if self._writer is None or self._reader is None:
             self._reader, self._writer = await asyncio.open_connection(
                 *("127.0.0.1", self.seat.operator_port),
@@ -63,7 +71,6 @@ class Connection:
                 server_hostname=protocol.SERVER_NAME,
                 local_addr=(self.seat.source, 0),
             )
-        body = request.to_json()
         head = (
             f"POST {protocol.SYNC_PATH} HTTP/1.1\r\nHost: {protocol.SERVER_NAME}\r\n"
             f"Authorization: Bearer {self.seat.token}\r\n"
@@ -83,7 +90,7 @@ class Connection:
         if not answer.startswith(b"HTTP/1.1 200"):
             self.close()
             raise ConnectionError(f"{answer[:12]!r} {text[:200]!r}")
-        return SyncAnswer.from_json(text)
+        return text
 
     def close(self) -> None:
         """Cut it; the next exchange opens a new one."""
