@@ -39,13 +39,16 @@ from .harness.operator_process import OperatorProcess, operator
 from .harness.tokens import Mint, forged_tokens
 
 GANGS, WORKERS, NODES = 3, 100, 80
-TRIES = 125
+SERIES, TRIES = 21, 6
 CONCURRENT = 16
 HEARTBEAT_SECONDS = 4.0
 LOAD_PER_SECOND, LOAD_SECONDS = 2_050, 60
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS, ENLIST_SECONDS = 30.0, 240.0
+LEASE_SECONDS = 60
 LATER = 10**8
 """The second load's sequence numbers begin so much later than the first one's."""
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 _RESULT = re.compile(r'^goodput_operator_reports_total\{result="(\w+)"\} (\S+)$', re.MULTILINE)
 _REVIEWS = re.compile(
     r'^goodput_operator_api_requests_total\{.*resource="tokenreviews".*\} (\S+)$', re.MULTILINE
@@ -63,76 +66,96 @@ class Fire:
 
 
 class Intruder:
-    """Sends forgeries, each from an address of its own: one that guesses is soon not heard."""
+    """Sends forgeries: a few of a kind from one address, as one that guesses is soon not heard."""
 
     def __init__(self, port: int, context: ssl.SSLContext, loot: Loot) -> None:
         self.fire = Fire()
         self._port, self._context, self._loot = port, context, loot
         self._few = asyncio.Semaphore(CONCURRENT)
 
-    async def attack(self, every: Mapping[str, Kind], tries: int) -> None:
-        """Send each kind so many times, all kinds mixed."""
+    async def attack(self, every: Mapping[str, Kind], series: int, tries: int) -> None:
+        """Send of each kind so many series of so many tries, all kinds mixed."""
         number = 0
         async with asyncio.TaskGroup() as group:
-            for turn in range(tries):
+            for _ in range(series):
                 for name, kind in every.items():
                     number += 1
-                    forgery = kind(self._loot)
-                    if forgery.tls and not forgery.answers:
-                        group.create_task(self._send(name, forgery, number))  # takes its time
+                    source = (
+                        f"127.{100 + number // 60_000}.{number // 250 % 250}.{1 + number % 250}"
+                    )
+                    if not kind(self._loot).answers:  # it takes its time
+                        for _ in range(tries):
+                            group.create_task(self._series(name, kind, 1, source))
                         continue
                     await self._few.acquire()
-                    task = group.create_task(self._send(name, forgery, number))
+                    task = group.create_task(self._series(name, kind, tries, source))
                     task.add_done_callback(lambda _: self._few.release())
-                if turn % 25 == 24:
-                    say(f"{self.fire.forged} forgeries, {self.fire.accepted} accepted")
+                fire = self.fire
+                said = f"{fire.accepted} accepted, {fire.unfired.total()} unfired"
+                say(f"{fire.forged} forgeries, {said}")
 
     async def guess(self, tries: int) -> Counter[int]:
         """Send forged tokens from one address; return how often which answer came."""
         made = kinds()["a token signed with another key"]
         found: Counter[int] = Counter()
+        connection = await self._connect("127.99.9.9", tls=True)
         for _ in range(tries):
-            found[(await self._answers(made(self._loot), "127.99.9.9"))[0]] += 1
+            statuses, _ = await _answers(connection, made(self._loot))
+            found[statuses[0]] += 1
+        connection[1].transport.abort()
         return found
 
-    async def _send(self, name: str, forgery: Forgery, number: int) -> None:
-        source = f"127.{100 + number // 60_000}.{number // 250 % 250}.{1 + number % 250}"
-        try:
-            found = await self._answers(forgery, source)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            found = ()
-            if forgery.answers:
-                self.fire.unfired[f"{name}: {type(error).__name__}"] += 1
+    async def _series(self, name: str, kind: Kind, tries: int, source: str) -> None:
+        """Send tries of one kind, on one connection while the operator leaves it open."""
+        connection: Connection | None = None
+        for _ in range(tries):
+            forgery, keep = kind(self._loot), False
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    connection = connection or await self._connect(source, forgery.tls)
+                    found, keep = await _answers(connection, forgery)
+            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                found = ()
+                if forgery.answers:
+                    self.fire.unfired[f"{name}: {type(error).__name__}"] += 1
+            self._count(name, forgery, found)
+            if connection is not None and not keep:
+                connection[1].transport.abort()
+                connection = None
+        if connection is not None:
+            connection[1].transport.abort()
+
+    def _count(self, name: str, forgery: Forgery, found: tuple[int, ...]) -> None:
         self.fire.forged += 1
         self.fire.stale += found.count(200)
         if found.count(200) > forgery.answers.count(200):
             self.fire.accepted += 1
-        elif found != forgery.answers and found:
+        elif found and found != forgery.answers:
             self.fire.unfired[f"{name}: {found} instead of {forgery.answers}"] += 1
 
-    async def _answers(self, forgery: Forgery, source: str) -> tuple[int, ...]:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            reader, writer = await asyncio.open_connection(
-                *("127.0.0.1", self._port),
-                ssl=self._context if forgery.tls else None,
-                server_hostname=SERVER_NAME if forgery.tls else None,
-                local_addr=(source, 0),
-            )
-            try:
-                writer.write(forgery.sent)
-                found = [await _status(reader) for _ in forgery.answers]
-                if not forgery.answers and b" 200 " in await reader.read():
-                    found = [200]
-            finally:
-                writer.transport.abort()
-        return tuple(found)
+    async def _connect(self, source: str, tls: bool) -> Connection:
+        return await asyncio.open_connection(
+            *("127.0.0.1", self._port),
+            ssl=self._context if tls else None,
+            server_hostname=SERVER_NAME if tls else None,
+            local_addr=(source, 0),
+        )
 
 
-async def _status(reader: asyncio.StreamReader) -> int:
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
-    await reader.readexactly(length)
-    return int(head[9:12])
+async def _answers(connection: Connection, forgery: Forgery) -> tuple[tuple[int, ...], bool]:
+    """Send a forgery; return the status of each answer, and whether the connection goes on."""
+    reader, writer = connection
+    writer.write(forgery.sent)
+    if not forgery.answers:
+        return ((200,) if b" 200 " in await reader.read() else ()), False
+    found, closes = [], False
+    for _ in forgery.answers:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+        await reader.readexactly(length)
+        found.append(int(head[9:12]))
+        closes = closes or b"Connection: close" in head
+    return tuple(found), not closes
 
 
 def results(process: OperatorProcess) -> Counter[str]:
@@ -147,7 +170,8 @@ def reviews(process: OperatorProcess) -> int:
 
 async def enlist(api: Client, process: OperatorProcess) -> tuple[list[Seat], ssl.SSLContext]:
     """Have all gangs start with real agents; return what those knew, and be in their place."""
-    crew = await api_writes.start(api, process, GANGS, WORKERS)
+    async with asyncio.timeout(ENLIST_SECONDS):
+        crew = await api_writes.start(api, process, GANGS, WORKERS)
     agents = [crew.agents[name] for name in sorted(crew.agents)]
     await crew.stop()
     return [agent.seat for agent in agents], agents[0].context
@@ -173,7 +197,7 @@ async def loot_of(api: Client, plane: ControlPlane, seats: Sequence[Seat]) -> tu
 async def check_mint(intruder: Intruder, loot: Loot, mint: Mint) -> None:
     """Assert that what the mint makes is refused for its claims, not for how it is made."""
     good = Forgery(message(loot.lie(sequence=0), token=mint.signed()), (200,))
-    await intruder.attack({"a token as the API server makes it": lambda _: good}, 1)
+    await intruder.attack({"a token as the API server makes it": lambda _: good}, 1, 1)
     if intruder.fire.unfired:
         raise ClusterError(f"the tokens of the harness prove nothing: {intruder.fire.unfired}")
     intruder.fire.forged = 0
@@ -193,7 +217,7 @@ async def check_jobs(api: Client) -> list[str]:
 async def measure(plane: ControlPlane) -> dict[str, Any]:
     """Return the figures."""
     async with client(plane) as api:
-        with operator(plane) as process:
+        with operator(plane, LEASE_SECONDS) as process:
             seats, context = await enlist(api, process)
             say(f"{len(seats)} agents run; their reports go on while forged ones come")
             before, asked = results(process), reviews(process)
@@ -203,7 +227,7 @@ async def measure(plane: ControlPlane) -> dict[str, Any]:
             intruder = Intruder(process.agent_port, context, loot)
             await check_mint(intruder, loot, mint)
             every = kinds()
-            await intruder.attack(every, TRIES)
+            await intruder.attack(every, SERIES, TRIES)
             guesses = await intruder.guess(60)
             asked = reviews(process) - asked
             say(f"{asked} tokens were reviewed; who guesses from one address hears {guesses}")

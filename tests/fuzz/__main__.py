@@ -35,6 +35,8 @@ def pure(seed: int, objects: int, processes: int) -> shrink.Outcome:
             total.refused += one.refused
             total.visits += one.visits
             total.violations += one.violations
+            for found in one.violations:
+                say(f"VIOLATION: case {found.number}: {found.place}: {found.message[:200]}")
             if total.objects < objects:
                 waiting.add(pool.submit(shrink.run, seed, next(chunks)))
             if time.monotonic() - said > SAY_EVERY:

@@ -15,6 +15,7 @@ from goodput_operator.api.status import ConditionType
 from goodput_operator.errors import CorruptStatusError
 from goodput_operator.gang.book import Book
 from goodput_operator.observe.agents import AgentView
+from goodput_operator.observe.resources import pod_requests
 from goodput_operator.observe.snapshot import observe
 from goodput_operator.observe.trim import trim_node, trim_own_pod
 from goodput_operator.plan.decide import Plan, decide
@@ -207,7 +208,7 @@ class World:
 
         def requests() -> Any:
             pod = render_pod(identity, spec, 0, 0, None, SETTINGS)
-            return trim_own_pod(_stored(pod, "p"))["spec"]["requests"]
+            return pod_requests(pod["spec"])
 
         placer = Placer(self.book, key, spec, requests, self.now)
         plan = decide(
@@ -339,7 +340,10 @@ def _stored(pod: Json, node: str, now: datetime | None = None) -> Json:
         "resourceVersion": "1",
         "creationTimestamp": stamp,
     }
-    spec = {**pod["spec"], "nodeName": node}
+    field = {"key": "metadata.name", "operator": "In", "values": [node]}
+    required = {"nodeSelectorTerms": [{"matchFields": [field]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    spec = {**pod["spec"], "nodeName": node, "affinity": affinity}
     return {"metadata": metadata, "spec": spec, "status": {"phase": "Running", "podIP": "10.0.0.1"}}
 
 

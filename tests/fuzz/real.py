@@ -24,6 +24,7 @@ from tests.fuzz import generate
 from tests.fuzz.generate import Json
 
 NODES, BATCH, AT_ONCE = 8, 60, 6
+LEASE_SECONDS = 60
 ANSWER_SECONDS, POLL_SECONDS = 60.0, 0.2
 MOST_PASSES = 40
 """For each object that was sent, on the average: more would be a job that goes round in circles."""
@@ -59,12 +60,15 @@ def run(seed: int, objects: int) -> Outcome:
 async def _run(plane: ControlPlane, seed: int, objects: int) -> Outcome:
     outcome, number = Outcome(), 0
     async with client(plane) as api:
-        with operator(plane) as process:
+        with operator(plane, LEASE_SECONDS) as process:
             while outcome.objects < objects:
                 few = asyncio.Semaphore(AT_ONCE)
                 jobs = [Job(api, outcome, few, seed, number + more) for more in range(BATCH)]
                 await asyncio.gather(*(job.play() for job in jobs))
                 number += BATCH
+                if not process.lives():
+                    outcome.violations.append("the operator has ended: see its log")
+                    break
                 await _clear(api)
                 say(
                     f"{outcome.objects} objects of {number} jobs sent to the API server: "

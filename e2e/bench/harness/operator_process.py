@@ -74,6 +74,11 @@ class OperatorProcess:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def lives(self) -> bool:
+        """Tell whether it has not ended."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
     def leads(self) -> bool:
         """Tell whether it has taken the lease and looks after jobs."""
         try:
@@ -83,8 +88,14 @@ class OperatorProcess:
 
 
 @contextmanager
-def operator(plane: ControlPlane) -> Iterator[OperatorProcess]:
+def operator(plane: ControlPlane, lease_seconds: int = 6) -> Iterator[OperatorProcess]:
     """Run a replica from the moment at which it leads; its log is beside the control plane's.
+
+    Args:
+        plane: whose API server it talks to.
+        lease_seconds: for how long it leads without a word. Short, for the replica of the round
+            before gives the lease back, and is not waited for if it could not; longer where the
+            machine is so busy that the API server itself falls silent.
 
     Raises:
         ClusterError: it ended, or did not come to lead.
@@ -96,8 +107,7 @@ def operator(plane: ControlPlane) -> Iterator[OperatorProcess]:
         *("--namespace", OPERATOR_NAMESPACE, "--agent-image", "agent.example/agent:bench"),
         *("--bind-address", "127.0.0.1", "--agent-port", str(agent_port)),
         *("--http-port", str(http_port), "--agent-url", f"https://127.0.0.1:{agent_port}"),
-        # The replica of the round before gives the lease back; do not wait if it could not.
-        *("--lease-duration-seconds", "6", "--lease-renew-seconds", "1"),
+        *("--lease-duration-seconds", str(lease_seconds), "--lease-renew-seconds", "1"),
     ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "operator")}
     with log.open("ab") as output:
