@@ -76,6 +76,15 @@ sweep: $(READY) ## fail every write of every scenario on a real API server (PLAN
 e2e: $(READY) ## the tests that train on real nodes: the cluster that is up, else one for the time
 	@$(PYTEST) -v e2e
 
+.PHONY: seeded-bugs
+seeded-bugs: $(READY) ## plant each of many bugs, and see that a test finds it (VARIANT=name: one)
+	@$(PY) -m tests.seeded $(if $(VARIANT),--variant $(VARIANT))
+
+.PHONY: mutants
+mutants: $(READY) ## change a module in every small way, and see that a test notices: WHERE=path
+	@test -n "$(WHERE)" || { echo "which module? make mutants WHERE=path"; exit 2; }
+	@$(PY) -m tests.mutation $(WHERE)
+
 .PHONY: bench
 bench: $(READY) ## run one benchmark: make bench BENCH=name
 	@test -n "$(BENCH)" || { echo "which one? make bench BENCH=name; there are:"; \

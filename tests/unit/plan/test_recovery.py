@@ -563,3 +563,29 @@ def test_the_back_off_counts_from_the_failure_not_from_when_it_was_noticed(train
     failed_at = world.now - timedelta(seconds=12)
     world.settle()
     assert world.status.recovery.not_before == failed_at + timedelta(seconds=30)
+
+
+def test_no_pass_during_a_back_off_postpones_it(training) -> None:
+    world = training(1, recovery={"backoffSeconds": 30})
+    for _ in range(3):
+        world.fail(0)
+        world.settle()
+    world.pass_time(29.5, every=0.5)
+    assert world.attempt.state is AttemptState.FORMING
+    world.pass_time(0.5)
+    assert world.attempt.state is AttemptState.RUNNING
+
+
+def test_a_new_leader_gives_every_worker_the_time_to_speak(make_world) -> None:
+    world = make_world(2)
+    world.settle()
+    world.pass_time(100)  # a long start: nobody has finished a step yet
+    assert world.attempt.state is AttemptState.RUNNING
+    world.listening_since = world.now
+    world.agent(1).sequence = 0  # the one is heard of at once, the other not yet
+    for _ in range(25):
+        world.jump(1)
+        world.agent(0).heard_at = world.now
+        world.visit()
+    assert world.attempt.state is AttemptState.RUNNING
+    assert world.attempt.number == 1

@@ -61,6 +61,7 @@ def test_a_kill_during_a_save_leaves_the_old_or_the_new(trainer, agent, checkpoi
         agent.heard()
         after = trainer(attempt, (attempt, before.attempt, before.step)).restored()
         assert after in {(before.attempt, before.step), (attempt, step)}
+        assert_no_half_is_published(checkpoints)
         found.add(after == (attempt, step))
         number, attempt = number + 1, attempt + 1
     assert found == {False, True}
@@ -81,13 +82,17 @@ def test_a_kill_during_a_prune_leaves_what_must_stay(trainer, agent, checkpoints
         assert trainer(2, (2, 1, 20)).restored() in {(2, 50), (2, 60)}
         assert is_whole(checkpoints, Place(2, 40))
         assert is_whole(checkpoints, Place(2, 50))
-        for place in layout.places(str(checkpoints)):
-            assert is_whole(checkpoints, place) or not layout.published(str(checkpoints), place)
+        assert_no_half_is_published(checkpoints)
         if not killed:
             break
         number += 1
     assert number > 60
     assert [place.step for place in layout.places(str(checkpoints))] == [60, 50, 40]
+
+
+def assert_no_half_is_published(directory: pathlib.Path) -> None:
+    for place in layout.places(str(directory)):
+        assert is_whole(directory, place) or not layout.published(str(directory), place)
 
 
 def is_whole(directory: pathlib.Path, place: Place) -> bool:
