@@ -114,10 +114,26 @@ class Gang:
             self.step = step
             if commit not in self.simulation.disk:
                 self.simulation.violations.append(f"nobody ever wrote {commit}")
-        for process in self.members.values():
-            process.say(
-                "restore_end", commit=None if commit is None else commit.to_dict(), problems=[]
-            )
+        for process in list(self.members.values()):
+            if commit in self.simulation.unreadable.get(process.worker.name, []):
+                self._give_up(process, commit)
+            else:
+                given = None if commit is None else commit.to_dict()
+                process.say("restore_end", commit=given, problems=[], apart=False)
+
+    def _give_up(self, process: Process, commit: Commit) -> None:
+        """End a rank that cannot read what the world named, as the SDK does."""
+        older = max(
+            (
+                one
+                for one in self.simulation.disk
+                if (one.attempt, one.step) < (commit.attempt, commit.step)
+            ),
+            key=lambda one: (one.attempt, one.step),
+        )
+        problems = [f"step {commit.step}: Input/output error"]
+        process.say("restore_end", commit=older.to_dict(), problems=problems, apart=True)
+        process.end(1)
 
     def _next_step(self) -> None:
         if self.broken:

@@ -40,6 +40,7 @@ class World:
     Attributes:
         sdk: the trainer speaks through the SDK.
         disk: every commit that was ever published.
+        unreadable: commits that a worker, by the name of its pod, cannot read.
         violations: what must never happen and did.
     """
 
@@ -48,6 +49,7 @@ class World:
         self.sdk = sdk
         self.server = ApiServer()
         self.disk: list[Commit] = []
+        self.unreadable: dict[str, list[Commit]] = {}
         self.violations: list[str] = []
         self.gangs: dict[str, Gang] = {}
         self.replicas: list[Replica] = []
