@@ -73,6 +73,10 @@ bench: $(READY) ## run one benchmark: make bench BENCH=name
 		ls e2e/bench/*.py 2>/dev/null | sed 's|.*/|  |; s|\.py$$||; s|_|-|g' | grep -v -e --init || true; exit 2; }
 	@PYTHONPATH=operator $(PY) -m e2e.bench.$(subst -,_,$(BENCH))
 
+.PHONY: checkpoint-durability
+checkpoint-durability: $(READY) ## kill, corrupt, refuse: no committed checkpoint is lost (SEED=n)
+	@PYTHONPATH=operator $(PY) -m tests.durability --seed $(or $(SEED),0)
+
 .PHONY: bundle
 bundle: $(READY) ## dist/: the chart as a package, and all of it as one file for kubectl apply
 	@$(PY) -m e2e.support.bundle
