@@ -95,6 +95,10 @@ bench: $(READY) ## run one benchmark: make bench BENCH=name
 fuzz: $(READY) ## TrainingJobs of every kind, 100,000 pure and 2,000 on a real API server (SEED=, CASE=)
 	@PYTHONPATH=operator $(PY) -m tests.fuzz $(if $(SEED),--seed=$(SEED)) $(if $(CASE),--case=$(CASE)) $(FUZZ)
 
+.PHONY: checkpoint-durability
+checkpoint-durability: $(READY) ## kill, corrupt, refuse: no committed checkpoint is lost (SEED=n)
+	@PYTHONPATH=operator $(PY) -m tests.durability --seed $(or $(SEED),0)
+
 .PHONY: bundle
 bundle: $(READY) ## dist/: the chart as a package, and all of it as one file for kubectl apply
 	@$(PY) -m e2e.support.bundle

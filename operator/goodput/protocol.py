@@ -225,6 +225,9 @@ class Progress(Message):
         restore_began_at, restore_ended_at: the restore of this attempt, as far as it went. One
             who restores by the SDK saves by it, too: the checkpoints are fenced.
         restored: the commit that was restored; None when there was none, or it failed.
+        restore_apart: the processes cannot go on from one commit: one could not read what the
+            world named and has given up, or they restored different ones. `restored` is then
+            the oldest of what they could.
         restore_problems: commits that were passed over, each with its reason (at most 4).
         first_step_at: the end of the first step of this attempt.
         step, step_at: the newest finished step and when it was finished.
@@ -239,6 +242,7 @@ class Progress(Message):
     restore_began_at: Optional[int] = None
     restore_ended_at: Optional[int] = None
     restored: Optional[Commit] = None
+    restore_apart: bool = False
     restore_problems: Tuple[str, ...] = ()
     first_step_at: Optional[int] = None
     step: Optional[int] = None
@@ -459,7 +463,9 @@ def _list(name: str, value: Any) -> List[Any]:
 # "kind", "rank", "attempt" and "at" (time.monotonic(), seconds, the kernel's one clock):
 #   hello    {pid}                          the SDK is in use
 #   restore_begin {}                        a restore begins
-#   restore_end   {commit: {attempt, step} | null, problems: [text]}
+#   restore_end   {commit: {attempt, step} | null, problems: [text], apart: bool}
+#                                           apart: it could not read what the world named, and
+#                                           gives up; commit: the newest that it could
 #   step     {step, milliseconds}           a step has been finished (rate-limited by the SDK)
 #   commit   {step, step_at}                this process published the manifest of `step`
 # Down: the agent replaces STATE_FILE (beside the socket) by rename:

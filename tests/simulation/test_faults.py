@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from goodput.protocol import Commit
 from goodput_operator.api.status import AttemptState, ConditionType
 from tests.simulation.scenarios import training
 from tests.simulation.world import KEY, World, simulate
@@ -261,6 +262,24 @@ def test_a_job_of_the_same_name_goes_on_from_what_the_former_one_left() -> None:
         assert world.gang().world.restore_step == 3
 
     simulate(story).check(created_once=False)
+
+
+def test_a_checkpoint_that_one_worker_cannot_read_is_restored_by_none() -> None:
+    async def story(world: World) -> None:
+        await training(world)
+        await world.until(lambda: Commit(1, 9) in world.disk)
+        await asyncio.sleep(1)
+        oldest, hidden = world.hide_newer_commits(1)
+        world.kill_process(0)
+        await world.until(lambda: world.reason(ConditionType.CHECKPOINT_FRESH) == "FellBack")
+        assert "Input/output error" in world.message(ConditionType.CHECKPOINT_FRESH)
+        await world.until_trains(2 + hidden)
+        assert world.gang().world.restore_step == oldest.step
+        await world.check_rest()
+
+    world = simulate(story)
+    world.check()
+    assert [one.charged for one in world.status.recovery.restarts] == [True], "the kill alone"
 
 
 def test_a_process_that_keeps_dying_fails_the_job_in_the_end() -> None:

@@ -129,12 +129,19 @@ class Gang:
             self.step = commit.step
         at = asyncio.get_running_loop().time()
         self.simulation.history.add(Restored(at, self.world.attempt, commit))
-        for process in self.members.values():
-            process.say(
-                "restore_end",
-                commit=None if commit is None else commit.to_dict(),
-                problems=list(problems),
-            )
+        for process in list(self.members.values()):
+            if commit in self.simulation.unreadable.get(process.worker.name, []):
+                self._give_up(process, commit)
+            else:
+                given = None if commit is None else commit.to_dict()
+                process.say("restore_end", commit=given, problems=list(problems), apart=False)
+
+    def _give_up(self, process: Process, commit: Commit) -> None:
+        """End a rank that cannot read what the world named, as the SDK does."""
+        older = [one for one in self.simulation.disk if one.step < commit.step][-1]
+        problems = [f"step {commit.step}: Input/output error"]
+        process.say("restore_end", commit=older.to_dict(), problems=problems, apart=True)
+        process.end(1)
 
     def commit(self) -> None:
         """Rank 0 publishes what is trained, and makes room; the peers need not be there."""

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from goodput.protocol import Commit
 from goodput.protocol import World as GangWorld
 from goodput_operator import names
 from goodput_operator.api.status import ConditionType, TrainingJobStatus
@@ -54,6 +55,7 @@ class World:
     Attributes:
         sdk: the trainer speaks through the SDK.
         disk: the checkpoint directory.
+        unreadable: commits that a worker, by the name of its pod, cannot read.
         mail: every report that was sent, by whom.
         history: everything that happened; `oracle` judges it.
     """
@@ -64,6 +66,7 @@ class World:
         self.history = History()
         self.server = ApiServer(self.history)
         self.disk = SharedDisk(self.history)
+        self.unreadable: dict[str, list[Commit]] = {}
         self.gangs: dict[str, Gang] = {}
         self.replicas: list[Replica] = []
         self.cluster = Cluster(self, workers + spare_nodes)
@@ -113,6 +116,14 @@ class World:
     def kill_process(self, slot: int, exit_code: int = 1) -> None:
         [process] = self.worker(slot).living()
         process.end(exit_code)
+
+    def hide_newer_commits(self, slot: int) -> tuple[Commit, int]:
+        """A worker can read the oldest commit only; return that, and how many it cannot."""
+        oldest, *newer = self.disk
+        self.unreadable[self.pod(slot)["metadata"]["name"]] = newer
+        for commit in newer:
+            self.history.add(Harm(self.clock(), "Spoiled", str(commit)))
+        return oldest, len(newer)
 
     def delete_pod(self, slot: int, *, force: bool = False) -> None:
         name = self.pod(slot)["metadata"]["name"]

@@ -433,11 +433,8 @@ class Core:
             if known.restore_began_at is None or at < known.restore_began_at:
                 news["restore_began_at"] = at
         elif kind == "restore_end":
-            given = message["commit"]
-            urgent = known.restore_ended_at is None
-            news["restore_ended_at"] = max(at, known.restore_ended_at or 0)
-            news["restored"] = None if given is None else Commit.from_dict(given)
-            news["restore_problems"] = _merged(known.restore_problems, message["problems"])
+            news.update(self._restore_news(run, message, at))
+            urgent = known.restore_ended_at is None or news["restore_apart"]
         elif kind == "step":
             news.update(self._step_news(run, _natural(message["step"]), message, at))
         elif kind == "commit":
@@ -451,6 +448,23 @@ class Core:
             return ()
         run.progress = replace(known, **news)
         return (Report(),) if urgent else ()
+
+    @staticmethod
+    def _restore_news(run: _Attempt, message: Mapping[str, Any], at: int) -> Dict[str, Any]:
+        known, given = run.progress, message["commit"]
+        restored = None if given is None else Commit.from_dict(given)
+        apart = known.restore_apart or message.get("apart") is True
+        before = known.restored
+        # Processes that were restarted within the attempt may go on from its own commits.
+        if before and restored and run.number not in (before.attempt, restored.attempt):
+            apart = apart or before != restored
+            restored = min(before, restored, key=lambda one: (one.attempt, one.step))
+        return {
+            "restore_ended_at": max(at, known.restore_ended_at or 0),
+            "restored": restored,
+            "restore_apart": apart,
+            "restore_problems": _merged(known.restore_problems, message["problems"]),
+        }
 
     @staticmethod
     def _step_news(run: _Attempt, step: int, message: Mapping[str, Any], at: int) -> Dict[str, Any]:

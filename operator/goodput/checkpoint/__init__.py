@@ -64,13 +64,17 @@ def restore(directory: str = "") -> Optional[Restored]:
     Only checkpoints of this attempt's lineage count: what a lost predecessor wrote after it
     had been given up is never read. Each is verified, every file by its size and checksum;
     one that fails is passed over for the next older, and reported with the reason. With
-    torch.distributed initialised the ranks share this work and get the same answer.
+    torch.distributed initialised the ranks share this work and get the same answer. Without it
+    several ranks cannot agree, so each restores what the operator named or raises; the operator
+    then starts all of them from the newest that every rank can read. What a shared file system
+    does not show yet is waited for, a minute and some.
 
     Args:
         directory: where checkpoints lie when the job does not say it (`GOODPUT_CHECKPOINT_DIR`).
 
     Raises:
-        CheckpointError: checkpoints exist, or the operator named one, but none is whole.
+        CheckpointError: checkpoints exist, or the operator named one, but none is whole; or the
+            ranks cannot agree on one.
     """
     return _store(directory).restore()
 

@@ -12,6 +12,7 @@ _REMEDIES = {
     errno.EACCES: "make the directory writable for uid {uid}, for example with fsGroup",
     errno.EPERM: "make the directory writable for uid {uid}, for example with fsGroup",
     errno.EEXIST: "give each start of the processes an attempt of its own (GOODPUT_ATTEMPT)",
+    errno.EINVAL: "write the content itself into the directory that `saving` gives",
     errno.EIO: "the storage fails: look at the volume and its node",
     errno.ESTALE: "the storage was exchanged under its mount: start the worker anew",
 }

@@ -3,10 +3,12 @@
 Every function here may raise OSError.
 """
 
+import contextlib
 import errno
 import os
 import shutil
-from typing import Iterator, List, Optional, Tuple
+import stat
+from typing import Iterator, List, Tuple
 
 from goodput.checkpoint import layout
 from goodput.checkpoint.layout import File, Place
@@ -27,8 +29,10 @@ def move_in(staging: str, directory: str) -> Tuple[File, ...]:
     """Move all files below `staging` into `directory`, on disk when this returns."""
     moved = []
     touched = {directory}
-    for path in _files_below(staging):
+    for path in list(_files_below(staging)):
         name = os.path.relpath(path, staging)
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(errno.EINVAL, "it is a link or a device, not a file", path)
         target = os.path.join(directory, name)
         entry = File(name.replace(os.sep, "/"), os.path.getsize(path), layout.checksum(path))
         _sync(path)
@@ -41,28 +45,27 @@ def move_in(staging: str, directory: str) -> Tuple[File, ...]:
     return tuple(moved)
 
 
-def problem_with(directory: str, place: Place, file: File, deep: bool) -> Optional[str]:
+def problem_with(directory: str, place: Place, file: File, deep: bool) -> str:
     """Say what is wrong with a file of a checkpoint; `deep` reads it through."""
     path = os.path.join(directory, place.name, *file.name.split("/"))
-    short = "{}/{}".format(place.name, file.name)
-    try:
-        size = os.stat(path).st_size
-        if size != file.bytes:
-            return "{}: {} bytes instead of {}".format(short, size, file.bytes)
-        if deep and layout.checksum(path) != file.checksum:
-            return "{}: the checksum does not match".format(short)
-    except OSError as error:
-        return "{}: {}".format(short, error.strerror)
-    return None
+    size = os.stat(path).st_size
+    if size != file.bytes:
+        return "{} bytes instead of {}".format(size, file.bytes)
+    if deep and layout.checksum(path) != file.checksum:
+        return "the checksum does not match"
+    return ""
 
 
 def is_good(directory: str, place: Place) -> bool:
-    """Whether a save is published and whole as far as names and sizes tell."""
+    """Whether a save is published and whole as far as names and sizes tell.
+
+    What cannot be read for another reason than that it is not there is neither: OSError.
+    """
     try:
         manifest = layout.read_manifest(directory, place)
-    except (OSError, layout.CorruptError):
+        return not any(problem_with(directory, place, file, deep=False) for file in manifest.files)
+    except (FileNotFoundError, NotADirectoryError, layout.CorruptError):
         return False
-    return not any(problem_with(directory, place, file, deep=False) for file in manifest.files)
 
 
 def delete(directory: str, place: Place) -> None:
@@ -75,6 +78,22 @@ def delete(directory: str, place: Place) -> None:
     else:
         sync_directory(path)
     shutil.rmtree(path)
+
+
+def make_directories(path: str) -> None:
+    """Make a directory and what is missing above it, on disk when this returns."""
+    parent = os.path.dirname(os.path.abspath(path))
+    try:
+        os.mkdir(path)
+    except FileExistsError:  # another rank was faster, or was killed before it could sync
+        with contextlib.suppress(PermissionError):
+            sync_directory(parent)
+        return
+    except FileNotFoundError:
+        make_directories(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+    sync_directory(parent)
 
 
 def sync_directory(path: str) -> None:
@@ -97,7 +116,8 @@ def _sync(path: str) -> None:
 def _files_below(top: str) -> Iterator[str]:
     for parent, directories, names in os.walk(top, onerror=_raise):
         directories.sort()
-        for name in sorted(names):
+        links = [name for name in directories if os.path.islink(os.path.join(parent, name))]
+        for name in sorted(names + links):
             yield os.path.join(parent, name)
 
 
@@ -105,7 +125,8 @@ def _make_parents(name: str, directory: str) -> List[str]:
     made = []
     for part in name.split(os.sep)[:-1]:
         directory = os.path.join(directory, part)
-        os.makedirs(directory, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
         made.append(directory)
     return made
 

@@ -1,8 +1,9 @@
 """How the ranks of a gang come to the same answer.
 
 Where torch.distributed is initialised they talk through it. Without it each rank answers for
-itself (rank 0 reads on disk what the others have done), which is right as long as all see the
-same directory. `torch` is never imported here: if the trainer uses it, it is there.
+itself (rank 0 reads on disk what the others have done), and restores exactly what the operator
+named or gives up: no two ranks ever go on from different checkpoints. `torch` is never imported
+here: if the trainer uses it, it is there.
 """
 
 import sys

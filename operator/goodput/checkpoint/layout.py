@@ -32,6 +32,12 @@ VERSION = 1
 LINEAGE_LIMIT = 64
 """Links that a manifest remembers, newest first: older ancestors are pruned long before."""
 
+NOTHING = Commit(attempt=0, step=0)
+"""What a rank has restored that began from nothing."""
+
+STEP_LIMIT = 10**15
+"""Steps are below this: the names have so many digits."""
+
 _NAME = re.compile(r"step-([0-9]{8,15})\.attempt-([0-9]{5,15})(?:\.retry-([0-9]{5,15}))?")
 _PART_NAME = re.compile(r"rank-[0-9]{5,}\.json")
 
@@ -95,6 +101,8 @@ class Part(Message):
     """What one rank says when its files of a save are safe.
 
     Attributes:
+        restored: what the rank's state was made from, `NOTHING` when it began anew, None when
+            it never asked.
         problem: why they are not, and the save has failed; empty when they are.
     """
 
@@ -103,8 +111,10 @@ class Part(Message):
     rank: int
     world_size: int
     files: Tuple[File, ...] = ()
+    restored: Optional[Commit] = None
     problem: str = ""
 
+    _nested: ClassVar[Mapping[str, Type[Message]]] = {"restored": Commit}
     _nested_lists: ClassVar[Mapping[str, Type[Message]]] = {"files": File}
 
 
@@ -206,7 +216,7 @@ def read_manifest(directory: str, place: Place) -> Manifest:
         raise CorruptError("it describes attempt {0.attempt} step {0.step}".format(manifest))
     for item in manifest.files:
         parts = item.name.split("/")
-        if item.bytes < 0 or "" in parts or "." in parts or ".." in parts:
+        if item.bytes < 0 or "\0" in item.name or not {"", ".", ".."}.isdisjoint(parts):
             raise CorruptError("it names {!r} of {} bytes".format(item.name, item.bytes))
     return manifest
 

@@ -36,9 +36,10 @@ def doomed(
 
     Stays: everything newer than `durable`, `durable` itself and the next good ones of the
     lineage behind it, `keep` in all and never fewer than two; the restore point `in_use`; and
-    everything, once an attempt newer than ours has written here, or while the durable
-    checkpoint is not there as expected. Unfinished, broken and foreign saves behind it go as
-    soon as the durable one is our own: only then is their attempt surely of no more use.
+    everything, once an attempt newer than ours has written here, while the durable checkpoint
+    is not there as expected, or while there are no two good ones. Unfinished, broken and foreign
+    saves behind it go as soon as the durable one is our own: only then is their attempt surely of
+    no more use.
     """
     newest_first = sorted(found, key=lambda one: one.place, reverse=True)
     kept = [
@@ -47,7 +48,7 @@ def doomed(
         if one.good and lineage.holds(one.place) and not _newer(one.place, durable)
     ][: max(keep, MINIMUM_KEPT)]
     overtaken = any(one.place.attempt > attempt for one in newest_first)
-    if overtaken or not kept or kept[0].commit != durable:
+    if overtaken or len(kept) < MINIMUM_KEPT or kept[0].commit != durable:
         return []
     oldest_kept = kept[-1]
     return [

@@ -13,13 +13,14 @@ import errno
 import itertools
 import json
 import logging
+import operator
 import os
 import pathlib
 import shutil
 import sys
 import time
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple, TypeVar
 
 from goodput import protocol
 from goodput.checkpoint import files, group, layout, prune
@@ -30,11 +31,17 @@ from goodput.checkpoint.lineage import Lineage, links_after
 from goodput.protocol import Ancestor, Commit, ProtocolError
 from goodput.session import Session
 
+T = TypeVar("T")
+
 log = logging.getLogger("goodput.checkpoint")
 
 _LONGEST_POLL_SECONDS = 0.25
 _PROBLEMS_SAID = 4
 _PROBLEM_CHARACTERS = 400
+_MAY_PASS = (errno.ENOENT, errno.ESTALE, errno.EIO)
+"""What a shared file system says of that which another host has just written, or in trouble."""
+PATIENCE_SECONDS = 75.0
+"""How long a restore waits for such an error to pass: NFS keeps names for 60 s."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,15 @@ class Offer:
 class Store:
     """One directory, one process, one attempt."""
 
-    def __init__(self, directory: str, environ: Mapping[str, str], told: Session) -> None:
+    def __init__(
+        self,
+        directory: str,
+        environ: Mapping[str, str],
+        told: Session,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self.directory = directory
+        self._patience_seconds = patience_seconds
         self._told = told
         self._managed = told.attempt is not None
         self._attempt = told.attempt
@@ -76,6 +90,8 @@ class Store:
         agent = environ.get(protocol.ENV_AGENT, "")
         self._state_path = agent and os.path.join(os.path.dirname(agent), protocol.STATE_FILE)
         self._restored: Optional[Manifest] = None
+        self._origin: Optional[Commit] = None
+        self._patient_until = 0.0
         self._saves: Dict[int, int] = {}
 
     # --- save
@@ -83,6 +99,7 @@ class Store:
     @contextlib.contextmanager
     def saving(self, step: int, timeout_seconds: float) -> Iterator[pathlib.Path]:
         """See `goodput.checkpoint.saving`."""
+        step = _checked(step)
         finished_at = self._told.finished_at(step)
         ranks = group.current(self._told)
         place = self._open(step, ranks)
@@ -90,6 +107,9 @@ class Store:
         staging = os.path.join(path, layout.staging_name(ranks.rank))
         try:
             try:
+                if ranks.talks and ranks.rank:  # this host may not see yet what rank 0 has made
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(path)
                 os.mkdir(staging)
                 yield pathlib.Path(staging)
                 self._secure(place, staging, ranks)
@@ -118,8 +138,7 @@ class Store:
         path = os.path.join(self.directory, place.name)
         part = os.path.join(path, layout.part_name(ranks.rank))
         try:
-            os.makedirs(path, exist_ok=True)
-            files.sync_directory(self.directory)
+            files.make_directories(path)
             if os.path.exists(part):  # an earlier process of this attempt: never mix the two
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), part)
         except OSError as error:
@@ -128,7 +147,7 @@ class Store:
 
     def _fresh(self, attempt: int, step: int) -> Place:
         try:
-            os.makedirs(self.directory, exist_ok=True)
+            files.make_directories(self.directory)
             for retry in itertools.count():
                 place = Place(attempt, step, retry)
                 with contextlib.suppress(FileExistsError):
@@ -165,7 +184,7 @@ class Store:
             if layout.reserved(name):
                 raise CheckpointError("{!r} is a name of ours: choose another".format(name), path)
         moved = files.move_in(staging, path)
-        part = Part(place.attempt, place.step, ranks.rank, ranks.size, moved)
+        part = Part(place.attempt, place.step, ranks.rank, ranks.size, moved, self._origin)
         files.write(os.path.join(path, layout.part_name(ranks.rank)), layout.seal(part))
 
     def _abandon(self, place: Place, ranks: Group, problem: str) -> None:
@@ -188,11 +207,13 @@ class Store:
             return
         path = os.path.join(self.directory, place.name)
         try:
+            parts = _await_parts(path, place, ranks.size, timeout_seconds)
+            _compare_origins(parts, path)
             manifest = Manifest(
                 attempt=place.attempt,
                 step=place.step,
                 world_size=ranks.size,
-                files=_all_files(_await_parts(path, place, ranks.size, timeout_seconds), path),
+                files=_all_files(parts, path),
                 lineage=self._lineage_links(place.attempt),
                 job_uid=self._job_uid,
                 created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(),
@@ -252,8 +273,11 @@ class Store:
     def restore(self) -> Optional[Restored]:
         """See `goodput.checkpoint.restore`."""
         self._told.say("restore_begin")
+        self._patient_until = time.monotonic() + (self._patience_seconds if self._managed else 0)
         problems: List[str] = []
         chosen: Optional[Manifest] = None
+        refusal = ""
+        apart = False
         path = self.directory
         try:
             ranks = group.current(self._told)
@@ -264,10 +288,12 @@ class Store:
                     chosen, path = offer.manifest, os.path.join(path, offer.place.name)
                     break
                 problems.extend(found)
+            if chosen is not None and ranks.size > 1 and not ranks.talks:
+                refusal, apart = self._refusal(chosen, attempt, problems)
         finally:
             commit = chosen and Commit(chosen.attempt, chosen.step).to_dict()
             said = [problem[:_PROBLEM_CHARACTERS] for problem in problems[:_PROBLEMS_SAID]]
-            self._told.say("restore_end", commit=commit, problems=said)
+            self._told.say("restore_end", commit=commit, problems=said, apart=apart)
         for problem in problems if ranks.rank == 0 else []:
             log.warning("checkpoint passed over: %s", problem)
         if chosen is None and problems:
@@ -276,10 +302,41 @@ class Store:
                 "empty directory".format(self.directory, "; ".join(problems)),
                 self.directory,
             )
+        if refusal:
+            raise CheckpointError(refusal, self.directory)
+        self._origin = layout.NOTHING
         if chosen is None:
             return None
+        self._origin = Commit(chosen.attempt, chosen.step)
         self._restored = chosen
         return Restored(chosen.step, chosen.attempt, pathlib.Path(path))
+
+    def _refusal(self, chosen: Manifest, attempt: int, problems: List[str]) -> Tuple[str, bool]:
+        """Say why this rank must not go on from `chosen`, and whether others may go on elsewhere.
+
+        Ranks that cannot talk all take what the operator named, or give up: one that fell back
+        by itself, because it alone cannot read, would train from another state than the rest.
+        """
+        own = self._named(attempt)
+        if chosen.attempt == attempt:
+            return (
+                "the processes were restarted within attempt {}, which has saved already, and "
+                "without torch.distributed they cannot agree on one checkpoint: initialise it "
+                "before the restore, or give each start an attempt of its own ({})".format(
+                    attempt, protocol.ENV_ATTEMPT
+                ),
+                False,
+            )
+        if own is not None and (chosen.attempt, chosen.step) == (own.attempt, own.step):
+            return "", False
+        return (
+            "{}: not every rank may see that, and without torch.distributed they cannot agree: "
+            "this attempt ends, so that the next goes on from {}. With torch.distributed "
+            "initialised before the restore no restart is needed".format(
+                "; ".join(problems), _named_text(Commit(chosen.attempt, chosen.step))
+            ),
+            True,
+        )
 
     def _offers(self, attempt: int) -> Iterator[Offer]:
         """Yield the published saves of the lineage, newest first.
@@ -289,6 +346,8 @@ class Store:
         lineage = self._lineage(attempt)
         seen: Set[Place] = set()
         named = self._named(attempt)
+        if named:
+            self._await(named)
         for place in iter(lambda: self._next(lineage, seen), None):
             seen.add(place)
             if named and place <= named:
@@ -296,7 +355,7 @@ class Store:
                     yield _missing(named)
                 named = None
             try:
-                manifest = layout.read_manifest(self.directory, place)
+                manifest = self._manifest(place)
             except (CorruptError, OSError) as error:
                 name = "{}/{}".format(place.name, layout.MANIFEST)
                 reason = error.strerror if isinstance(error, OSError) else error
@@ -322,7 +381,7 @@ class Store:
 
     def _next(self, lineage: Lineage, seen: Set[Place]) -> Optional[Place]:
         try:
-            for place in layout.places(self.directory):
+            for place in self._patiently(lambda: layout.places(self.directory)):
                 new = place not in seen and lineage.holds(place)
                 if new and layout.published(self.directory, place):
                     return place
@@ -337,10 +396,44 @@ class Store:
         problem = ""
         for number, file in enumerate(offer.manifest.files):
             deep = not ranks.talks or number % ranks.size == ranks.rank
-            problem = files.problem_with(self.directory, offer.place, file, deep) or ""
+            problem = self._problem_with(offer.place, file, deep)
             if problem:
                 break
         return _unique(ranks.gather(problem))
+
+    def _manifest(self, place: Place) -> Manifest:
+        return self._patiently(lambda: layout.read_manifest(self.directory, place))
+
+    def _problem_with(self, place: Place, file: layout.File, deep: bool) -> str:
+        try:
+            problem = self._patiently(lambda: files.problem_with(self.directory, place, file, deep))
+        except OSError as error:
+            problem = error.strerror or type(error).__name__
+        return problem and "{}/{}: {}".format(place.name, file.name, problem)
+
+    def _await(self, named: Place) -> None:
+        """Wait until the checkpoint that the operator named is to be seen here."""
+
+        def look() -> None:
+            for place in layout.places(self.directory):
+                if place.commit == named.commit and layout.published(self.directory, place):
+                    return
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+        with contextlib.suppress(OSError):  # the walk over the saves will say it
+            self._patiently(look)
+
+    def _patiently(self, look: Callable[[], T]) -> T:
+        """Look again, for a time, where a shared file system may not show everything yet."""
+        pause_seconds = 0.05
+        while True:
+            try:
+                return look()
+            except OSError as error:
+                if error.errno not in _MAY_PASS or time.monotonic() >= self._patient_until:
+                    raise
+            time.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 2, _LONGEST_POLL_SECONDS)
 
 
 def _missing(named: Place) -> Offer:
@@ -405,6 +498,33 @@ def _read_part(path: str, place: Place, rank: int, world_size: int) -> Part:
     return part
 
 
+def _compare_origins(parts: List[Part], path: str) -> None:
+    """Refuse to publish what ranks have made from different states.
+
+    Raises:
+        CheckpointError: ranks went on from different checkpoints.
+    """
+    first: Dict[Commit, int] = {}
+    for part in parts:
+        if part.restored is not None:
+            first.setdefault(part.restored, part.rank)
+    if len(first) > 1:
+        went_on = ", ".join(
+            "rank {} from {}".format(rank, _named_text(commit)) for commit, rank in first.items()
+        )
+        raise CheckpointError(
+            "the ranks went on from different checkpoints ({}): start them all anew, with "
+            "torch.distributed initialised before the restore".format(went_on),
+            path,
+        )
+
+
+def _named_text(commit: Commit) -> str:
+    if commit == layout.NOTHING:
+        return "nothing"
+    return "attempt {0.attempt} step {0.step}".format(commit)
+
+
 def _all_files(parts: List[Part], path: str) -> Tuple[layout.File, ...]:
     owner: Dict[str, int] = {}
     for part in parts:
@@ -436,6 +556,18 @@ def _links(text: str) -> Tuple[Ancestor, ...]:
         )
     except (ValueError, TypeError, ProtocolError) as error:
         raise CheckpointError("{}: {}".format(protocol.ENV_LINEAGE, error)) from error
+
+
+def _checked(step: int) -> int:
+    """Return the step as a plain number, whatever kind of integer it was.
+
+    Raises:
+        CheckpointError: a directory's name cannot tell it.
+    """
+    step = operator.index(step)
+    if not 0 <= step < layout.STEP_LIMIT:
+        raise CheckpointError("step {} is not between 0 and {}".format(step, layout.STEP_LIMIT))
+    return step
 
 
 def _said(problems: List[str]) -> str:

@@ -42,6 +42,8 @@ class Kind(StrEnum):
 
     WORKER_LOST = "WorkerLost"
     PROCESS_FAILED = "ProcessFailed"
+    RESTORED_APART = "RestoredApart"
+    """The members cannot go on from one checkpoint: they would train from different states."""
     REPORTS_VANISHED = "ReportsVanished"
     """No agent is heard while their nodes are well: the fault is probably ours. Hold."""
     WORKER_SILENT = "WorkerSilent"
@@ -84,7 +86,8 @@ class GangProgress:
         sdk: the processes use the SDK.
         checkpoints: they save and restore by it, too: a restore has begun, or there is a commit.
         signal: there is any sign of progress, from the SDK or a tracker file.
-        restored: the commit that was restored; None when nothing was, or not yet.
+        restored: the commit that was restored, the oldest where the members differ; None when
+            nothing was, or not yet.
     """
 
     sdk: bool = False
@@ -145,6 +148,7 @@ def examine(snapshot: JobSnapshot, attempt: AttemptStatus | None, now: datetime)
         silent, recheck_at = _silent(snapshot, attempt, progress, now)
         lost += [one for one in silent if one.slot not in {known.slot for known in lost}]
         findings += sorted(lost, key=lambda one: (one.charged, one.at, one.slot))
+        findings += _restored_apart(snapshot.workers, attempt.number, progress.restored)
         findings += _failed_processes(snapshot.workers, attempt.number, now)
     return Diagnosis(
         findings=tuple(findings),
@@ -208,7 +212,7 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
             default=None,
         ),
         restore_ended_at=max(ended, default=None),
-        restored=max(restored, key=lambda one: (one.attempt, one.step), default=None),
+        restored=min(restored, key=lambda one: (one.attempt, one.step), default=None),
         restore_problems=next((p.restore_problems for _, p in said if p.restore_problems), ()),
         committed=commit[0] if commit else None,
         committed_step_at=commit[1] if commit else None,
@@ -420,6 +424,42 @@ def _silence_limit(attempt: AttemptStatus, progress: GangProgress) -> float:
     if progress.sdk:
         return STARTING_SILENCE_LIMIT_SECONDS
     return BLIND_SILENCE_LIMIT_SECONDS
+
+
+def _restored_apart(
+    workers: Iterable[Worker], attempt: int, oldest: Commit | None
+) -> list[Finding]:
+    """Return the finding when members cannot go on from one commit, or do not.
+
+    What they restored of the attempt itself is left out: processes that are restarted within
+    an attempt go on from its own commits, and not all of them are heard of at once.
+    """
+    said = [
+        (worker, worker.agent, progress)
+        for worker in workers
+        if worker.agent
+        and (progress := worker.progress_of(attempt)) is not None
+        and progress.restored is not None
+        and progress.restored.attempt != attempt
+    ]
+    if oldest is None or not said:
+        return []
+    apart = len({progress.restored for _, _, progress in said}) > 1
+    for worker, agent, progress in said:
+        if progress.restore_apart or (apart and progress.restored == oldest):
+            why = f": {'; '.join(progress.restore_problems)}" if progress.restore_problems else ""
+            return [
+                Finding(
+                    Kind.RESTORED_APART,
+                    worker.slot,
+                    "RestoredApart",
+                    f"{where(worker)} could not restore the checkpoint that the attempt was to go "
+                    f"on from{why}. The newest that all can read is step {oldest.step} of attempt "
+                    f"{oldest.attempt}",
+                    agent.time_of(progress.restore_ended_at or agent.request.sent_at),
+                )
+            ]
+    return []
 
 
 def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) -> list[Finding]:

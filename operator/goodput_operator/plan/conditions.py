@@ -149,10 +149,10 @@ def _recovering(status: TrainingJobStatus, progress: GangProgress) -> Sentence |
 
 def _fresh(status: TrainingJobStatus, progress: GangProgress) -> Sentence | None:
     attempt, checkpoint = status.attempt, status.checkpoint
-    if attempt is None or attempt.state is not AttemptState.RUNNING:
-        return _default(status, ConditionType.CHECKPOINT_FRESH)
     if progress.restore_problems and progress.committed is None:
         return "False", "FellBack", "; ".join(progress.restore_problems)
+    if attempt is None or attempt.state is not AttemptState.RUNNING:
+        return _default(status, ConditionType.CHECKPOINT_FRESH)
     before = find_condition(status, ConditionType.CHECKPOINT_FRESH)
     if checkpoint.last_durable_step is None:
         return "False", "NoCheckpoint", "no checkpoint has been committed yet"

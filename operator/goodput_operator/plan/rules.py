@@ -234,8 +234,9 @@ def stopping(view: View) -> Step | None:
 def _truer_cause(view: View) -> Finding | None:
     """Return what explains the end of the attempt better than the failure that was blamed.
 
-    A lost worker or a killed process, of which the others fail; a process that failed earlier;
-    or one that asks not to be tried again.
+    A lost worker or a killed process, of which the others fail; a checkpoint that not all could
+    read, of which processes give up; a process that failed earlier; or one that asks not to be
+    tried again.
     """
     attempt, findings, cause = view.attempt, view.diagnosis.findings, view.diagnosis.first_cause
     if cause is None or not attempt.charged or attempt.reason == DO_NOT_REQUEUE:
@@ -246,7 +247,8 @@ def _truer_cause(view: View) -> Finding | None:
     killed = cause.killed and not (blamed is not None and blamed.killed)
     earlier = attempt.ended_at is None or truncate(cause.at) < attempt.ended_at
     lost = cause.kind is Kind.WORKER_LOST
-    return cause if lost or killed or earlier or not cause.requeue else None
+    apart = cause.kind is Kind.RESTORED_APART
+    return cause if lost or killed or apart or earlier or not cause.requeue else None
 
 
 def _harmless(view: View, worker: Worker) -> bool:

@@ -475,6 +475,35 @@ def test_progress_is_what_the_training_processes_said_last() -> None:
     )
 
 
+def restored(agent: Played, step: int, *, attempt: int = 1, **more: object) -> bool:
+    commit = {"attempt": attempt, "step": step}
+    return agent.says("restore_end", 2, commit=commit, problems=[], **more)
+
+
+def test_processes_that_restored_different_commits_are_told_of_at_once() -> None:
+    agent = Played().running(2)
+    restored(agent, 40)
+    assert restored(agent, 30)
+    assert restored(agent, 40)
+    progress = agent.run.progress
+    assert (progress.restore_apart, progress.restored) == (True, Commit(1, 30))
+
+
+def test_a_process_that_cannot_read_what_was_named_is_told_of_at_once() -> None:
+    agent = Played().running(2)
+    restored(agent, 30)
+    assert restored(agent, 30, apart=True)
+    assert agent.run.progress.restore_apart
+
+
+def test_processes_that_restart_within_an_attempt_go_on_from_its_own_commits() -> None:
+    agent = Played().running(2)
+    restored(agent, 40)
+    restored(agent, 50, attempt=2)
+    progress = agent.run.progress
+    assert (progress.restore_apart, progress.restored) == (False, Commit(2, 50))
+
+
 def test_a_commit_and_the_first_restore_are_urgent_and_a_step_is_not() -> None:
     agent = Played().running()
     assert agent.says("restore_end", commit=None, problems=[])

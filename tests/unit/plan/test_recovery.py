@@ -380,6 +380,50 @@ def _ends_its_restore(world, restored, *problems) -> None:  # type: ignore[no-un
     world.pass_time(5)
 
 
+def _says_of_its_restore(world, slot, commit, *, apart=False) -> None:  # type: ignore[no-untyped-def]
+    agent = world.agent(slot)
+    progress = replace(
+        agent.run.progress,
+        restore_ended_at=agent.run.started_at,
+        restored=commit,
+        restore_apart=apart,
+        restore_problems=("step-20: Input/output error",) if apart else (),
+    )
+    agent.run = replace(agent.run, progress=progress)
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["it gives up", "an SDK of old does not"])
+def test_workers_that_cannot_go_on_from_one_checkpoint_are_started_anew(
+    training, apart: bool
+) -> None:
+    world = training(3, commit=10)
+    world.train(25, commit=20)
+    world.pass_time(20)
+    world.fail(1)
+    world.settle()
+    assert world.attempt.restore_step == 20
+    _says_of_its_restore(world, 0, Commit(attempt=1, step=20))
+    _says_of_its_restore(world, 1, Commit(attempt=1, step=10), apart=apart)
+    if apart:
+        world.fail(1)
+    world.pass_time(20)
+    assert world.attempt.number == 3
+    assert world.attempt.restore_step == 10
+    decided = [one for plan in world.plans for one in plan.decisions if one[0] == "RestoredApart"]
+    assert "worker 1 (pod job-1-0" in decided[0][1]
+    assert "step 10 of attempt 1" in decided[0][1]
+    assert [one.attempt for one in world.status.recovery.restarts] == [1], "not the user's fault"
+
+
+def test_workers_whose_processes_restart_within_an_attempt_are_let_alone(training) -> None:
+    world = training(3, commit=10)
+    world.train(25, commit=20)
+    _says_of_its_restore(world, 0, Commit(attempt=1, step=20))
+    _says_of_its_restore(world, 1, Commit(attempt=1, step=10))
+    world.pass_time(20)
+    assert world.attempt.number == 1
+
+
 def test_a_restore_that_failed_costs_no_checkpoint(training) -> None:
     world = training(3, commit=10)
     world.fail(1)

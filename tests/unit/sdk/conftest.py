@@ -60,7 +60,7 @@ class Trainer:
 
     def __init__(self, directory: pathlib.Path, environ: dict[str, str]) -> None:
         self.session = Session(environ)
-        self.store = Store(str(directory), environ, self.session)
+        self.store = Store(str(directory), environ, self.session, patience_seconds=0)
         self.directory = directory
 
     def save(self, *steps: int) -> None:

@@ -38,6 +38,12 @@ def broken(attempt: int, *steps: int) -> list[Found]:
         ),
         pytest.param(good(3, 40), (3, 40), [], id="the only one stays"),
         pytest.param(
+            good(3, 40) + broken(3, 20, 30),
+            (3, 40),
+            [],
+            id="while no second one is known to be good all stay",
+        ),
+        pytest.param(
             good(3, 40, 50) + broken(3, 60),
             (3, 60),
             [],
@@ -158,3 +164,22 @@ def test_foreign_files_are_never_deleted(trainer, checkpoints) -> None:
 def test_on_a_laptop_the_newest_two_stay(trainer, checkpoints) -> None:
     trainer().save(10, 20, 30)
     assert steps_in(checkpoints) == [20, 30]
+
+
+def test_nothing_goes_while_a_save_cannot_be_read(
+    trainer, agent, checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be good: the next who reads may have more luck."""
+    running = trainer(1)
+    running.save(10, 20, 30)
+    agent.acknowledge(1, durable=(1, 30))
+    read = layout.read_manifest
+
+    def fail(directory: str, place: Place) -> layout.Manifest:
+        if place.step == 20:
+            raise OSError(5, "Input/output error", place.name)
+        return read(directory, place)
+
+    monkeypatch.setattr(layout, "read_manifest", fail)
+    running.save(40)
+    assert steps_in(checkpoints) == [10, 20, 30, 40]

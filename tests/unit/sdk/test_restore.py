@@ -10,8 +10,11 @@ import pytest
 
 from goodput import checkpoint
 from goodput.checkpoint import CheckpointError, layout
+from goodput.checkpoint import store as store_module
 from goodput.checkpoint.layout import Manifest, Place
+from goodput.checkpoint.store import Store
 from goodput.protocol import Ancestor
+from goodput.session import Session
 
 
 def flip(path: pathlib.Path) -> None:
@@ -175,3 +178,112 @@ def test_on_a_laptop_each_run_goes_on_from_the_newest(trainer) -> None:
     assert second.restored() == (1, 20)
     second.save(30)
     assert trainer().restored() == (2, 30)
+
+
+def rank(checkpoints: pathlib.Path, number: int, attempt: int, *links: tuple[int, int, int]):
+    """One of two ranks that cannot talk, and what it tells its agent."""
+    environ = {
+        "RANK": str(number),
+        "WORLD_SIZE": "2",
+        "GOODPUT_JOB_UID": "uid",
+        "GOODPUT_ATTEMPT": str(attempt),
+        "GOODPUT_LINEAGE": json.dumps([Ancestor(*link).to_dict() for link in links]),
+    }
+    session = Session(environ)
+    said: list[dict[str, object]] = []
+    session.say = lambda kind, at=None, **what: said.append({"kind": kind, **what})
+    return Store(str(checkpoints), environ, session, patience_seconds=0), said
+
+
+def test_ranks_that_cannot_talk_all_take_what_was_named_or_give_up(trainer, checkpoints) -> None:
+    trainer(1).save(10, 20)
+    good, _ = rank(checkpoints, 0, 2, (2, 1, 20))
+    assert good.restore().step == 20
+    flip(checkpoints / Place(1, 20).name / "model")
+    bad, said = rank(checkpoints, 1, 2, (2, 1, 20))
+    with pytest.raises(CheckpointError, match="the next goes on from attempt 1 step 10"):
+        bad.restore()
+    assert said[-1]["commit"] == {"attempt": 1, "step": 10}
+    assert said[-1]["apart"] is True
+    again, said = rank(checkpoints, 1, 3, (3, 1, 10))
+    assert again.restore().step == 10
+    assert said[-1]["apart"] is False
+
+
+def test_ranks_that_cannot_talk_do_not_go_on_within_an_attempt(trainer, checkpoints) -> None:
+    trainer(2, (2, 1, 10)).save(20)
+    restarted, said = rank(checkpoints, 0, 2, (2, 1, 10))
+    with pytest.raises(CheckpointError, match=r"restarted within attempt 2.*GOODPUT_ATTEMPT"):
+        restarted.restore()
+    assert said[-1]["apart"] is False
+
+
+def test_what_ranks_have_made_from_different_states_is_not_published(trainer, checkpoints) -> None:
+    trainer(1).save(10, 20)
+    ranks = [rank(checkpoints, 1, 2, (2, 1, 10))[0], rank(checkpoints, 0, 2, (2, 1, 20))[0]]
+    for store in ranks:
+        store.restore()
+    with ranks[0].saving(30, timeout_seconds=1) as path:
+        (path / "a").write_text("a")
+    with (
+        pytest.raises(
+            CheckpointError, match="rank 0 from attempt 1 step 20, rank 1 from attempt 1"
+        ),
+        ranks[1].saving(30, timeout_seconds=1) as path,
+    ):
+        (path / "b").write_text("b")
+    assert trainer(3, (3, 1, 20)).restored() == (1, 20)
+
+
+class LateDirectory:
+    """A host that sees the newest save only when it has waited for it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def test_a_named_checkpoint_that_is_seen_late_is_waited_for(
+    trainer, checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(1).save(10, 20)
+    newest = checkpoints / Place(1, 20).name
+    hidden = checkpoints / "hidden"
+    newest.rename(hidden)
+    late = LateDirectory()
+    monkeypatch.setattr(store_module, "time", late)
+    waiting, _ = rank(checkpoints, 0, 2, (2, 1, 20))
+    waiting._patience_seconds = 75.0
+    sleep = late.sleep
+
+    def appear(seconds: float) -> None:
+        sleep(seconds)
+        if late.seconds > 60 and hidden.exists():
+            hidden.rename(newest)
+
+    late.sleep = appear
+    assert waiting.restore().step == 20
+    assert 60 < late.seconds < 75
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(layout.File("model\0", 0, "crc32:00000000"), id="a name that no file has"),
+        pytest.param(layout.File("model", -1, "crc32:00000000"), id="a negative size"),
+        pytest.param(layout.File("model", 2**52, "crc32:00000000"), id="an immense size"),
+        pytest.param(layout.File("/etc/passwd", 1, "crc32:00000000"), id="an absolute path"),
+        pytest.param(layout.File("x" * 5000, 1, "crc32:00000000"), id="a name too long"),
+        pytest.param(layout.File("\udcff", 1, "crc32:00000000"), id="not UTF-8"),
+    ],
+)
+def test_a_manifest_that_names_nonsense_is_passed_over(trainer, checkpoints, file) -> None:
+    trainer(1).save(10, 20)
+    path = checkpoints / Place(1, 20).name / layout.MANIFEST
+    path.write_bytes(layout.seal(Manifest(1, 20, 1, (file,))))
+    assert trainer(2, (2, 1, 20)).restored() == (1, 10)

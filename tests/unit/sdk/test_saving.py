@@ -209,3 +209,31 @@ def test_a_prune_that_fails_does_not_fail_the_save(
     monkeypatch.undo()
     assert trainer().store.restore().step == 30
     assert "deleting old saves failed" in caplog.text
+
+
+def test_a_link_is_not_taken_for_the_file_it_leads_to(trainer, tmp_path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for target in (tmp_path / "elsewhere", tmp_path / "nothing"):
+        with (
+            pytest.raises(CheckpointError, match=r"it is a link.*; write the content itself"),
+            trainer(1).store.saving(10, 5) as path,
+        ):
+            (path / "model").symlink_to(target)
+
+
+@pytest.mark.parametrize("step", [-1, 10**15])
+def test_a_step_that_no_name_can_tell_is_refused(trainer, checkpoints, step: int) -> None:
+    with (
+        pytest.raises(CheckpointError, match=f"step {step} is not between"),
+        trainer(1).store.saving(step, 5),
+    ):
+        pytest.fail("the block must not be entered")
+    assert names_in(checkpoints) == []
+
+
+def test_names_that_are_not_utf_8_are_saved_and_restored(trainer, checkpoints) -> None:
+    name = os.fsdecode(b"model-\xff")
+    with trainer(1).store.saving(10, 5) as path:
+        (path / name).write_text("x")
+    restored = trainer(2, (2, 1, 10)).store.restore()
+    assert (restored.path / name).read_text() == "x"
