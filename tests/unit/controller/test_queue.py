@@ -470,7 +470,7 @@ def test_at_the_end_a_visit_that_takes_too_long_is_broken_off() -> None:
     run(test())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     wakes=st.lists(
         st.tuples(st.integers(0, 200), st.sampled_from([A, B, C])), min_size=1, max_size=40

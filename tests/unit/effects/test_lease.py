@@ -337,7 +337,7 @@ def test_times_that_cannot_work_are_refused(duration: float, renew: float) -> No
         LeaseTiming(duration, renew)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     troubles=st.lists(
         st.tuples(

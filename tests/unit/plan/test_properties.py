@@ -156,7 +156,7 @@ class AnyWorld(RuleBasedStateMachine):
         return not agent.silent and agent.run is not None and agent.run.alive > 0
 
 
-AnyWorld.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+AnyWorld.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestAnyWorld = AnyWorld.TestCase
 
 
