@@ -91,7 +91,7 @@ SHAPES = (
     (Plan(4, talks=True), 8),
 )
 """Each with the n for which each n-th operation is one to be killed at."""
-REFUSED_SHARE = 6
+REFUSED_SHARE = 2
 
 
 def play(plan: Plan) -> Outcome:
@@ -255,7 +255,7 @@ def fault_plans(seed: int) -> Iterator[Plan]:
                 yield replace(shape, fault=fault, number=number)
             if (number + seed) % (REFUSED_SHARE * share) == 0:
                 grows = operation.kind in CHANGES - {"unlink", "rmdir"}
-                fits = REFUSALS if grows else REFUSALS[2:]
+                fits = (*REFUSALS, "ENOSPC") if grows else REFUSALS[2:]
                 fault = fits[(number // share) // REFUSED_SHARE % len(fits)]
                 yield replace(shape, fault=fault, number=number)
 
