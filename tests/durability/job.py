@@ -85,7 +85,7 @@ class Job:
     ) -> None:
         self.dice = dice
         self.keep = keep
-        self.machine = Machine(dice)
+        self.machine = Machine(random.Random(dice.random()))
         self.machine.before = self._before
         self.disk = simulated.Disk()
         self.disk.make(VOLUME)
