@@ -91,6 +91,7 @@ class Tally:
             "violations": len(self.violations),
             "seed": self.seed,
             "seconds": round(time.monotonic() - self.began_at, 1),
+            "cpu_seconds": round(time.process_time(), 1),
         }
 
 

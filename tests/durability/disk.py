@@ -214,8 +214,8 @@ class View:
 
     def rename(self, source: str, target: str) -> None:
         old_parent, old_name = self._parent(source)
-        node = self.find(source)
         parent, name = self._parent(target)
+        node = self.find(source)
         there = parent.entries.get(name)
         self._writable(source)
         if isinstance(there, Directory):

@@ -85,7 +85,7 @@ class Job:
     ) -> None:
         self.dice = dice
         self.keep = keep
-        self.machine = Machine(dice)
+        self.machine = Machine(random.Random(dice.random()))
         self.machine.before = self._before
         self.disk = simulated.Disk()
         self.disk.make(VOLUME)
@@ -102,6 +102,15 @@ class Job:
         self.interfere: Callable[[Process, Operation], None] = lambda _process, _operation: None
         self.distributed: Distributed | None = None
         self._found: list[Disk] = []
+
+    def fork(self, dice: random.Random) -> Job:
+        """Return a job that goes on from here, on a machine of its own."""
+        job = Job(dice, keep=self.keep, names_kept_seconds=self.names_kept_seconds)
+        job.disk, job.status, job.lives = self.disk.clone(), self.status, list(self.lives)
+        job.written = {save: dict(files) for save, files in self.written.items()}
+        job.durable, job.violations = list(self.durable), list(self.violations)
+        job.timeout_seconds = self.timeout_seconds
+        return job
 
     # --- the operator
 

@@ -76,7 +76,7 @@ class Machine:
         self.now = 1000.0
         self.history: list[Operation] = []
         self.before: Callable[[Process, Operation], None] = lambda _process, _operation: None
-        self.eager = 0.5
+        self.eager = dice.choice([0.0, 0.0, 0.1])
         self.current: Process | None = None
         self._dice = dice
         self._processes: list[Process] = []

@@ -199,8 +199,12 @@ def places(directory: str) -> List[Place]:
 
 
 def published(directory: str, place: Place) -> bool:
-    """Whether the save has a manifest, good or bad."""
-    return os.path.exists(os.path.join(directory, place.name, MANIFEST))
+    """Whether the save has a manifest, good or bad. Raises OSError when that cannot be told."""
+    try:
+        os.stat(os.path.join(directory, place.name, MANIFEST))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def read_manifest(directory: str, place: Place) -> Manifest:

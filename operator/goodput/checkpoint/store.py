@@ -199,8 +199,9 @@ class Store:
         self._sweep(place, ranks)
 
     def _sweep(self, place: Place, ranks: Group) -> None:
-        if ranks.rank == 0 and not layout.published(self.directory, place):
-            shutil.rmtree(os.path.join(self.directory, place.name), ignore_errors=True)
+        with contextlib.suppress(OSError):  # what may be published stays
+            if ranks.rank == 0 and not layout.published(self.directory, place):
+                shutil.rmtree(os.path.join(self.directory, place.name), ignore_errors=True)
 
     def _publish(self, place: Place, ranks: Group, timeout_seconds: float) -> None:
         if ranks.rank != 0:
@@ -381,12 +382,16 @@ class Store:
 
     def _next(self, lineage: Lineage, seen: Set[Place]) -> Optional[Place]:
         try:
-            for place in self._patiently(lambda: layout.places(self.directory)):
-                new = place not in seen and lineage.holds(place)
-                if new and layout.published(self.directory, place):
-                    return place
+            places = self._patiently(lambda: layout.places(self.directory))
         except OSError as error:
             raise CheckpointError.of(error, "reading checkpoints", self.directory) from error
+        for place in places:
+            if place in seen or not lineage.holds(place):
+                continue
+            with contextlib.suppress(OSError):  # then reading it will say what is wrong
+                if not layout.published(self.directory, place):
+                    continue
+            return place
         return None
 
     def _problems(self, offer: Offer, ranks: Group) -> List[str]:

@@ -287,3 +287,18 @@ def test_a_manifest_that_names_nonsense_is_passed_over(trainer, checkpoints, fil
     path = checkpoints / Place(1, 20).name / layout.MANIFEST
     path.write_bytes(layout.seal(Manifest(1, 20, 1, (file,))))
     assert trainer(2, (2, 1, 20)).restored() == (1, 10)
+
+
+def test_a_manifest_that_cannot_be_looked_at_is_not_taken_for_a_missing_one(
+    trainer, checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(1).save(10, 20)
+    stat = os.stat
+
+    def fail(path, **how):
+        if str(path).endswith(layout.MANIFEST):
+            raise OSError(5, "Input/output error", str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert trainer(2, (2, 1, 20)).restored() == (1, 20)
