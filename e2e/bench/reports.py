@@ -21,13 +21,13 @@ import re
 import ssl
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from e2e.cluster.controlplane import ControlPlane
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import say
-from goodput.protocol import SERVER_NAME
+from goodput.protocol import HOLD_SECONDS, SERVER_NAME
 
 from . import api_writes
 from .harness import report
@@ -66,11 +66,18 @@ class Fire:
 
 
 class Intruder:
-    """Sends forgeries: a few of a kind from one address, as one that guesses is soon not heard."""
+    """Sends forgeries: a few of a kind from one address, as one that guesses is soon not heard.
 
-    def __init__(self, port: int, context: ssl.SSLContext, loot: Loot) -> None:
+    Whom they harm changes, too: a pod that shouts is told to wait before it is read.
+    """
+
+    def __init__(
+        self, port: int, context: ssl.SSLContext, loot: Loot, seats: Sequence[Seat]
+    ) -> None:
         self.fire = Fire()
         self._port, self._context, self._loot = port, context, loot
+        self._seats = [seat for seat in seats if seat.token != loot.neighbour]
+        self._turn = 0
         self._few = asyncio.Semaphore(CONCURRENT)
 
     async def attack(self, every: Mapping[str, Kind], series: int, tries: int) -> None:
@@ -109,7 +116,7 @@ class Intruder:
         """Send tries of one kind, on one connection while the operator leaves it open."""
         connection: Connection | None = None
         for _ in range(tries):
-            forgery, keep = kind(self._loot), False
+            forgery, keep = kind(self._next_loot(name)), False
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     connection = connection or await self._connect(source, forgery.tls)
@@ -132,6 +139,15 @@ class Intruder:
             self.fire.accepted += 1
         elif found and found != forgery.answers:
             self.fire.unfired[f"{name}: {found} instead of {forgery.answers}"] += 1
+
+    def _next_loot(self, name: str) -> Loot:
+        if name.removeprefix("a token ") in self._loot.tokens:
+            return self._loot  # those are made for its victim
+        self._turn += 1
+        seat = self._seats[self._turn % len(self._seats)]
+        if seat.slot == 1:  # the neighbour's
+            seat = self._seats[0]
+        return replace(self._loot, slot=seat.slot, incarnation=seat.incarnation, own=seat.token)
 
     async def _connect(self, source: str, tls: bool) -> Connection:
         return await asyncio.open_connection(
@@ -174,6 +190,8 @@ async def enlist(api: Client, process: OperatorProcess) -> tuple[list[Seat], ssl
         crew = await api_writes.start(api, process, GANGS, WORKERS)
     agents = [crew.agents[name] for name in sorted(crew.agents)]
     await crew.stop()
+    # The polls that they left behind are still held, and counted when they are let go.
+    await asyncio.sleep(HOLD_SECONDS + 1)
     return [agent.seat for agent in agents], agents[0].context
 
 
@@ -224,7 +242,7 @@ async def measure(plane: ControlPlane) -> dict[str, Any]:
             heartbeats = Load(seats, context, per_second=len(seats) / HEARTBEAT_SECONDS)
             heartbeats.start()
             loot, mint = await loot_of(api, plane, seats)
-            intruder = Intruder(process.agent_port, context, loot)
+            intruder = Intruder(process.agent_port, context, loot, seats)
             await check_mint(intruder, loot, mint)
             every = kinds()
             await intruder.attack(every, SERIES, TRIES)

@@ -52,6 +52,7 @@ class ControlPlane:
         self.url = f"https://{address}:{ports.api}"
         self.pki = Pki(state / "pki")
         self.kubeconfig = state / "kubeconfig"
+        self._clients: dict[str, list[str]] = {}
 
     def start(self, binaries: Mapping[str, Path], node_grace_seconds: int) -> None:
         """Start all four; the certificates must exist. `wait_ready` says when they serve.
@@ -65,10 +66,12 @@ class ControlPlane:
         self.daemon("etcd").start([str(binaries["etcd"]), *self._etcd()])
         self.daemon("kube-apiserver").start([str(binaries["kube-apiserver"]), *self._apiserver()])
         manager = self._controller_manager(node_grace_seconds)
-        self.daemon("kube-controller-manager").start(
-            [str(binaries["kube-controller-manager"]), *manager]
-        )
-        self.daemon("kube-scheduler").start([str(binaries["kube-scheduler"]), *self._scheduler()])
+        self._clients = {
+            "kube-controller-manager": [str(binaries["kube-controller-manager"]), *manager],
+            "kube-scheduler": [str(binaries["kube-scheduler"]), *self._scheduler()],
+        }
+        for name, argv in self._clients.items():
+            self.daemon(name).start(argv)
 
     def wait_ready(self, timeout_seconds: float = 90) -> None:
         """Wait until pods can be created: the API is ready, the default account exists.
@@ -78,7 +81,7 @@ class ControlPlane:
         """
         api = self.api()
         try:
-            wait_until(lambda: self._check_alive() and api.ready(), "", timeout_seconds)
+            wait_until(lambda: self._check_alive(again=True) and api.ready(), "", timeout_seconds)
         except WaitTimeoutError as late:
             tail = log_tail(self.daemon("kube-apiserver").log)
             raise ClusterError(f"the API server is not ready; {tail}") from late
@@ -108,9 +111,16 @@ class ControlPlane:
         """Return the handle of a process by its program's name."""
         return Daemon(name, self.state)
 
-    def _check_alive(self) -> bool:
+    def _check_alive(self, *, again: bool = False) -> bool:
+        """Raise when a process has ended.
+
+        `again`: not when it only gave up on an API server that a busy machine is slow to start.
+        """
         for name in _START_ORDER:
             if self.daemon(name).pid is None:
+                if again and name in self._clients:
+                    self.daemon(name).start(self._clients[name])
+                    continue
                 raise ClusterError(f"{name} ended; {log_tail(self.daemon(name).log)}")
         return True
 

@@ -78,7 +78,7 @@ def main() -> int:
     if given.case is not None:
         outcome, real = shrink.run(seed, range(given.case, given.case + 1)), None
     else:
-        outcome = pure(seed, given.pure, given.processes)
+        outcome = pure(seed, given.pure, given.processes) if given.pure else shrink.Outcome()
         real = None
         if given.real:
             from tests.fuzz import real as on_a_server

@@ -126,9 +126,7 @@ class Job:
         async with self._few:
             spec = generate.spec(self._rng, self._bold)
             if isinstance(spec, dict) and isinstance(spec.get("workers"), int):
-                spec["workers"] = min(spec["workers"], 3) if self._rng.random() < 0.95 else 9_999
-                if spec["workers"] == 9_999:
-                    spec.pop("gang", None)  # WhenFits, and no such gang fits
+                spec["workers"] = min(spec["workers"], 3 if self._rng.random() < 0.97 else 30)
             body = {
                 "apiVersion": names.API_VERSION,
                 "kind": names.KIND,

@@ -114,7 +114,7 @@ def operator(plane: ControlPlane, lease_seconds: int = 6) -> Iterator[OperatorPr
         process = subprocess.Popen(argv, stdout=output, stderr=output, env=environment)
     found = OperatorProcess(process.pid, agent_port, http_port)
     try:
-        wait_until(lambda: process.poll() is not None or found.leads(), "a leader", 60, 0.05)
+        wait_until(lambda: process.poll() is not None or found.leads(), "a leader", 180, 0.05)
         if process.poll() is not None:
             raise ClusterError(f"the operator ended; {log_tail(log)}")
         time.sleep(1)  # the start's own work is no part of any figure
