@@ -437,12 +437,12 @@ _ALL = (
     # --- silence ------------------------------------------------------------------------
     _bug(
         "silence-is-death",
-        "a silent worker is lost though its gang advances",
+        "a silent worker whose node is not ready is lost though its gang advances",
         EXAMINE,
         "    if still is False:\n        left_alone",
         "    if False:\n        left_alone",
         "tests/unit/plan/test_recovery.py"
-        "::test_a_silent_worker_of_a_gang_that_advances_is_left_alone",
+        "::test_no_nodes_condition_outweighs_that_the_gang_advances",
     ),
     _bug(
         "our-fault-is-theirs",
