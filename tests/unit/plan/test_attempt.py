@@ -5,7 +5,106 @@ from datetime import timedelta
 
 import pytest
 
-from goodput_operator.api.status import AttemptState, ConditionType, Exclusion
+from goodput.protocol import Ancestor, Commit, Disk
+from goodput.protocol import World as GangWorld
+from goodput_operator.api.spec import RecoverySpec
+from goodput_operator.api.status import AttemptState, CheckpointStatus, ConditionType, Exclusion
+from goodput_operator.plan.attempt import backoff_seconds, is_newer
+
+
+def links(world) -> list[tuple[int, int, int]]:
+    return [(one.attempt, one.origin, one.step) for one in world.status.checkpoint.lineage]
+
+
+def test_each_agent_gets_the_world_that_was_written_down(make_world) -> None:
+    world = make_world(2, processesPerWorker=4, checkpoint={"directory": "/checkpoints"})
+    world.settle()
+    assert world.status.checkpoint.directory == "/checkpoints"
+    first, second = (world.plans[-1].answers[f"uid-job-{slot}-0"].world for slot in (0, 1))
+    assert first == GangWorld(
+        attempt=1,
+        run_id="job-uid-1",
+        workers=2,
+        worker_rank=0,
+        processes=4,
+        world_size=8,
+        rank_offset=0,
+        master_address="10.0.0.1",
+        master_port=29500,
+        restore_step=None,
+        lineage=(Ancestor(1, 0, 0),),
+    )
+    assert second == replace(first, worker_rank=1, rank_offset=4)
+
+
+def test_a_job_without_checkpoints_has_no_directory(make_world) -> None:
+    world = make_world(1)
+    world.settle()
+    assert world.status.checkpoint.directory == ""
+
+
+def test_of_what_a_former_job_left_the_newest_of_its_last_attempt_is_taken(make_world) -> None:
+    world = make_world(2)
+    world.visit()
+    for slot, newest in ((0, Commit(6, 400)), (1, Commit(7, 100))):
+        world.agent(slot).disk = Disk(highest_attempt=7, newest=newest)
+    world.settle()
+    assert (world.attempt.number, world.attempt.restore_step) == (8, 100)
+    assert links(world) == [(8, 7, 100)]
+
+
+def test_the_lineage_tells_every_ancestor(training) -> None:
+    world = training(1, commit=10)
+    for step in (20, 30):
+        world.fail(0)
+        world.settle()
+        world.train(step, commit=step)
+        world.settle()
+    world.fail(0)
+    world.pass_time(30)
+    assert links(world) == [(4, 3, 30), (3, 2, 20), (2, 1, 10), (1, 0, 0)]
+
+
+def test_processes_that_restore_their_own_attempts_commit_change_no_history(training) -> None:
+    world = training(1, commit=10)
+    world.fail(0)
+    world.settle()
+    world.train(20, commit=20)
+    agent = world.agent(0)
+    agent.run = replace(agent.run, progress=replace(agent.run.progress, restored=Commit(2, 20)))
+    world.pass_time(20)
+    assert links(world) == [(2, 1, 10), (1, 0, 0)]
+
+
+def test_any_commit_of_ours_is_newer_than_what_a_tracker_file_names() -> None:
+    tracked = CheckpointStatus(last_durable_step=7)
+    assert is_newer(Commit(1, 5), tracked)
+
+
+@pytest.mark.parametrize(
+    ("failures", "seconds"),
+    [(0, 0), (1, 0), (2, 5), (3, 10), (4, 20), (5, 40), (8, 300), (2000, 300)],
+)
+def test_the_back_off_doubles_from_the_second_failure_up_to_a_cap(failures, seconds) -> None:
+    policy = RecoverySpec(backoff_seconds=5, max_backoff_seconds=300)
+    assert backoff_seconds(policy, failures) == seconds
+
+
+def _fails(world) -> None:
+    world.pods["job-1-0"]["status"] = {"phase": "Failed", "reason": "Error"}
+
+
+def _loses_its_node(world) -> None:
+    world.nodes["node-1"] = None
+
+
+@pytest.mark.parametrize("pod", [_fails, _loses_its_node])
+def test_a_death_is_confirmed_when_its_pod(training, pod) -> None:
+    world = training(2, sdk=False)
+    pod(world)
+    world.silence(1)
+    world.settle()
+    assert (world.attempt.number, world.attempt.state) == (2, AttemptState.RUNNING)
 
 
 def test_steps_that_were_made_before_are_no_progress(training) -> None:
