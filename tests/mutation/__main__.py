@@ -30,14 +30,19 @@ from tests.mutation.equivalent import EQUIVALENT
 REPOSITORY = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("GOODPUT_CACHE") or Path.home() / ".cache" / "goodput")
 
+PLAN = " ".join(
+    f"tests/unit/plan/test_{name}.py" for name in ("life", "end", "gang", "recovery", "attempt")
+)
+"""Without its properties, which take longer than all the rest."""
+
 TESTS = {
-    "operator/goodput_operator/plan": "tests/unit/plan",
-    "operator/goodput_operator/ledger": "tests/unit/ledger tests/unit/plan",
-    "operator/goodput_operator/diagnose": "tests/unit/diagnose tests/unit/plan",
+    "operator/goodput_operator/plan": PLAN,
+    "operator/goodput_operator/ledger": f"tests/unit/ledger {PLAN}",
+    "operator/goodput_operator/diagnose": f"tests/unit/diagnose {PLAN}",
     "operator/goodput_operator/observe/resources.py": "tests/unit/gang/test_resources.py",
     "operator/goodput_operator/observe/trim.py": "tests/unit/effects/test_trim.py",
     "operator/goodput_operator/observe/agents.py": "tests/unit/reports/test_store.py",
-    "operator/goodput_operator/observe": "tests/unit/plan tests/unit/observe",
+    "operator/goodput_operator/observe": f"tests/unit/observe {PLAN}",
     "operator/goodput_operator/gang": "tests/unit/gang",
     "operator/goodput_operator/render": "tests/unit/render",
     "operator/goodput_operator/api": "tests/unit/api tests/unit/render",

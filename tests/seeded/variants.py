@@ -340,7 +340,8 @@ _ALL = (
         SNAPSHOT,
         "return run if run is not None and run.attempt == attempt else None",
         "return run",
-        "tests/unit/plan",
+        "tests/unit/plan/test_gang.py"
+        "::test_a_back_off_that_outlasts_the_start_timeout_keeps_the_survivors",
     ),
     _bug(
         "replay-accepted",
@@ -364,7 +365,8 @@ _ALL = (
         AUTH,
         "return pod if pod is not None and pod.uid == claims.pod_uid else None",
         "return pod",
-        "tests/unit/reports/test_handler.py",
+        "tests/unit/reports/test_handler.py"
+        "::test_without_asking_the_api_server_nobody_believes_a_token",
     ),
     _bug(
         "review-not-compared",
@@ -377,7 +379,8 @@ _ALL = (
     )
 """,
         "    return True\n",
-        "tests/unit/reports/test_handler.py",
+        "tests/unit/reports/test_handler.py"
+        "::test_a_token_is_not_believed_that_the_api_server_says_is",
     ),
     _bug(
         "expired-token",
@@ -423,7 +426,7 @@ _ALL = (
 """,
         """        self._elsewhere = _misdirected(leader)
 """,
-        "tests/unit/reports/test_handler.py",
+        "tests/unit/reports/test_handler.py::test_who_loses_the_lead_sends_everyone_on_who_waits",
     ),
     _bug(
         "acknowledged-before-written",
@@ -437,12 +440,12 @@ _ALL = (
     # --- silence ------------------------------------------------------------------------
     _bug(
         "silence-is-death",
-        "a silent worker is lost though its gang advances",
+        "a silent worker whose node is not ready is lost though its gang advances",
         EXAMINE,
         "    if still is False:\n        left_alone",
         "    if False:\n        left_alone",
         "tests/unit/plan/test_recovery.py"
-        "::test_a_silent_worker_of_a_gang_that_advances_is_left_alone",
+        "::test_no_nodes_condition_outweighs_that_the_gang_advances",
     ),
     _bug(
         "our-fault-is-theirs",
@@ -473,7 +476,7 @@ _ALL = (
         """    if len(missing) == len(view.snapshot.workers) or view.snapshot.workers[0] in missing:
         return Step(view.status, "Forming", recheck_at=earliest(view, limit))
 """,
-        "tests/unit/plan/test_life.py::test_no_world_is_published_before_every_agent_is_there",
+        "tests/unit/plan/test_life.py::test_no_world_is_published_while_one_agent_is_missing",
     ),
     _bug(
         "no-wait-for-the-old",

@@ -39,6 +39,19 @@ def test_no_world_is_published_before_every_agent_is_there(make_world) -> None:
     assert all(answer.kind == "hold" for answer in world.plans[-1].answers.values())
 
 
+def test_no_world_is_published_while_one_agent_is_missing(make_world) -> None:
+    world = make_world(3)
+    world.visit()
+    late = world.agent(2)
+    late.silent = True
+    world.settle()
+    assert world.attempt.state is AttemptState.FORMING
+    assert all(answer.kind == "hold" for answer in world.plans[-1].answers.values())
+    late.silent = False
+    world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
+
+
 def test_the_job_succeeds_when_every_process_does(training) -> None:
     world = training(2)
     world.finish()

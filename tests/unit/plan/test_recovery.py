@@ -590,7 +590,7 @@ def test_what_failed_before_the_window_is_forgiven(training) -> None:
         world.train(step)
         world.settle()
         world.fail(0)
-        world.pass_time(601, every=100)
+        world.pass_time(600, every=100)
         assert not world.true(ConditionType.FAILED)
     assert world.status.recovery.total == 3
     assert len(world.status.recovery.restarts) == 1
@@ -633,3 +633,15 @@ def test_a_new_leader_gives_every_worker_the_time_to_speak(make_world) -> None:
         world.visit()
     assert world.attempt.state is AttemptState.RUNNING
     assert world.attempt.number == 1
+
+
+def test_no_nodes_condition_outweighs_that_the_gang_advances(training) -> None:
+    world = training(4)
+    world.lose_node("node-3", noticed=True)
+    for step in range(13, 40):
+        world.jump(5)
+        world.train(step)
+        world.settle()
+    assert world.attempt.number == 1
+    assert world.attempt.state is AttemptState.RUNNING
+    assert "left alone" in world.condition(ConditionType.DEGRADED).message

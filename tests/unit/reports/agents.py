@@ -74,6 +74,9 @@ class World:
         self.handler = SyncHandler(self.store, self.gate, lambda: self.now)
         self.handler.lead()
 
+    def clock(self) -> datetime:
+        return self.now
+
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
         self.handler.expire()

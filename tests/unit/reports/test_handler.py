@@ -8,7 +8,9 @@ import pytest
 
 from goodput.protocol import Misdirected, ProcessExit, Run, SyncAnswer
 from goodput_operator.errors import ForbiddenError, UnavailableError
-from goodput_operator.reports.auth import RateLimiter, read_claims
+from goodput_operator.observe.agents import TokenIdentity
+from goodput_operator.reports.auth import Gate, RateLimiter, read_claims
+from goodput_operator.reports.handler import SyncHandler
 from tests.unit.reports.agents import (
     KEY,
     PEER,
@@ -105,6 +107,32 @@ def test_a_forged_signature_is_found_out_once_and_then_remembered() -> None:
         world.later(11)
         assert (await world.ask(ME, request(), forged)).status == 401
         assert len(world.reviews) == 2
+        assert not known(world)
+
+    scenario(story)
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        pytest.param(TokenIdentity("lab", "default", OTHER.name, OTHER.uid), id="another pod's"),
+        pytest.param(TokenIdentity("lab", "default", ME.name, "another"), id="a namesake's"),
+        pytest.param(TokenIdentity("x", "default", ME.name, ME.uid), id="of another namespace"),
+        pytest.param(TokenIdentity("lab", "default", "", ""), id="of no pod"),
+    ],
+)
+def test_a_token_is_not_believed_that_the_api_server_says_is(identity: TokenIdentity) -> None:
+    async def story() -> None:
+        world = World(ME, OTHER)
+
+        async def review(_: str) -> TokenIdentity:
+            return identity
+
+        gate = Gate(lambda namespace, name: world.pods.get((namespace, name)), review, world.clock)
+        world.handler = SyncHandler(world.store, gate, world.clock)
+        world.handler.lead()
+        for _ in range(2):
+            assert (await world.ask(ME, request())).status == 401
         assert not known(world)
 
     scenario(story)

@@ -45,6 +45,10 @@ class Agent:
         state = {"attempt": attempt, "durable": {"attempt": durable[0], "step": durable[1]}}
         (self.path.parent / protocol.STATE_FILE).write_text(json.dumps(state))
 
+    def forget(self) -> None:
+        """Begin again as an agent that has heard of no durable checkpoint."""
+        (self.path.parent / protocol.STATE_FILE).unlink(missing_ok=True)
+
 
 @pytest.fixture
 def agent(tmp_path: pathlib.Path) -> Iterator[Agent]:
