@@ -180,15 +180,18 @@ class _Gang:
     trained_since: int = 0
     interval: int = 0
     idle: sizing.Idle = field(default_factory=lambda: sizing.Idle.since_restart(0, _EPOCH))
-    history: sizing.FailureHistory = field(
-        default_factory=lambda: sizing.FailureHistory.begin(_EPOCH)
-    )
+    history: sizing.FailureHistory = field(init=False)
     node_faults: dict[str, sizing.Decaying] = field(default_factory=dict)
     planned_restarts: list[float] = field(default_factory=list)
     spent: dict[Spent, int] = field(default_factory=lambda: dict.fromkeys(Spent, 0))
     allowed: int = 0
     faults: int = 0
     growths: int = 0
+
+    def __post_init__(self) -> None:
+        spot = self.trace.spot
+        prior = sizing.SPOT_FAULTS_PER_NODE_SECOND if spot else sizing.STEADY_FAULTS_PER_NODE_SECOND
+        self.history = sizing.FailureHistory.begin(_EPOCH, prior)
 
     def run(self) -> None:
         """Live through the whole trace."""

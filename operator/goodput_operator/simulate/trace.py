@@ -35,6 +35,7 @@ class Trace:
         wanted: nodes that a job would like to have at any time.
         milliseconds: length of the recording; it begins at 0.
         outages: by node and time; those of one node neither overlap nor touch.
+        spot: its nodes are spot instances, which are expected to be reclaimed soon.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Trace:
     wanted: int
     milliseconds: int
     outages: tuple[Outage, ...]
+    spot: bool = False
 
     def superposed(self, copies: int, seed: int) -> "Trace":
         """Return a cluster on which `copies` recordings come down at once: a k-fold fault rate.
@@ -140,7 +142,7 @@ def read_spot_bamboo(folder: Path) -> Trace:
         present += 1 if kind == "add" else -1
         most = max(most, present)
     outages += [Outage(node, at, length) for node, at in gone_since.items()]
-    return Trace("spot-bamboo", tuple(nodes), most, length, merged(outages))
+    return Trace("spot-bamboo", tuple(nodes), most, length, merged(outages), spot=True)
 
 
 READERS = {"infinitehbd": read_infinitehbd, "spot-bamboo": read_spot_bamboo}
