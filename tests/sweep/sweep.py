@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
@@ -25,6 +25,7 @@ import aiohttp
 
 from e2e.bench.harness.api_tier import Client, api_tier
 from e2e.cluster.controlplane import ControlPlane
+from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import say
 from goodput_operator import names
 from tests.faultproxy.operators import Nursery
@@ -38,6 +39,7 @@ TRIES = 3
 when it came to a bad end in which an operator had ended that nobody killed: too busy a machine.
 """
 FIRE_SECONDS = 30.0
+PLANE_TRIES = 5
 NOT_FIRED = "the fault did not happen"
 FIRST_PORT, LAST_PORT = 21_000, 29_000
 """Below those that the kernel gives to outgoing connections."""
@@ -405,5 +407,23 @@ def _show(result: Result) -> None:
 
 def main_on_own_plane(**options: Any) -> dict[str, Any]:
     """Run on a control plane that is made for the time."""
-    with tempfile.TemporaryDirectory(prefix="goodput-sweep-") as logs, api_tier(0) as plane:
+    with ExitStack() as stack:
+        logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="goodput-sweep-"))
+        plane = stack.enter_context(_patient_api_tier())
         return asyncio.run(run(plane, Path(logs), **options))
+
+
+@contextmanager
+def _patient_api_tier() -> Iterator[ControlPlane]:
+    """Try again where a component gave up because the machine was too busy for another."""
+    for left in reversed(range(PLANE_TRIES)):
+        with ExitStack() as stack:
+            try:
+                plane = stack.enter_context(api_tier(0))
+            except ClusterError as failed:
+                if not left:
+                    raise
+                say(f"once more: {str(failed).partition(chr(10))[0]}")
+                continue
+            yield plane
+            return
