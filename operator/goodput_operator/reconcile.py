@@ -487,7 +487,7 @@ def unreadable(job: Mapping[str, Any], problem: str, now: datetime) -> dict[str,
         reason="CannotBeRead",
         message=problem[:2000],
     ).model_dump(mode="json", by_alias=True)
-    said = ("status", "reason", "message")
+    said = ("status", "reason", "message", "observedGeneration")
     if before is not None and all(before.get(field) == made[field] for field in said):
         return None
     return status | {"conditions": [*others, made][-MAX_CONDITIONS:]}

@@ -23,7 +23,7 @@ from goodput_operator.api.status import ConditionType
 from tests.fuzz import generate
 from tests.fuzz.generate import Json
 
-NODES, BATCH, AT_ONCE = 8, 60, 6
+NODES, BATCH, AT_ONCE = 8, 60, 10
 LEASE_SECONDS = 60
 ANSWER_SECONDS, POLL_SECONDS = 60.0, 0.2
 MOST_PASSES = 40
@@ -136,7 +136,7 @@ class Job:
             if not await self._send("POST", JOBS, body):
                 return
             await self._answered()
-            for _ in range(self._rng.choice((1, 2, 3, 4))):
+            for _ in range(self._rng.choice((2, 3, 4, 6))):
                 await self._edit()
                 await self._answered()
 

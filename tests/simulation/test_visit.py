@@ -9,9 +9,9 @@ import pytest
 
 from goodput_operator.api.status import ConditionType
 from goodput_operator.errors import ConflictError, CorruptStatusError, UnavailableError
-from goodput_operator.reconcile import STALE_VIEW_SECONDS
+from goodput_operator.reconcile import STALE_VIEW_SECONDS, unreadable
 from tests.simulation.apiserver import Fault
-from tests.simulation.world import KEY, World, simulate
+from tests.simulation.world import KEY, START, World, simulate
 
 A_MOMENT = 0.05
 
@@ -81,6 +81,17 @@ def test_a_status_that_we_cannot_have_written_is_left_alone(status: dict[str, An
         assert world.job["status"] == status
 
     by_hand(story)
+
+
+def test_that_a_job_cannot_be_read_is_said_of_each_generation_once() -> None:
+    job: dict[str, Any] = {"metadata": {"generation": 1}, "status": {"conditions": []}}
+    first = unreadable(job, "why", START)
+    assert first is not None
+    said = {"metadata": {"generation": 1}, "status": first}
+    assert unreadable(said, "why", START) is None
+    edited = unreadable({**said, "metadata": {"generation": 2}}, "why", START)
+    assert edited is not None
+    assert [one["observedGeneration"] for one in edited["conditions"]] == [2]
 
 
 def test_the_job_of_another_controller_is_left_alone() -> None:
