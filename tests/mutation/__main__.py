@@ -13,6 +13,7 @@ a difference. It is told apart:
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from mutmut.mutation.diff_apply import get_diff_for_mutant
 
 from tests.mutation.equivalent import EQUIVALENT
 
@@ -121,7 +124,7 @@ def _mutate(module: str, jobs: int) -> Counter[str]:
         elif code == BY_TYPES:
             count["by_types"] += 1
         elif code == SURVIVED or code in NO_TESTS:
-            _tell(module, _survivor(copy, name), count, tested=code == SURVIVED)
+            _tell(module, _survivor(copy, source, name), count, tested=code == SURVIVED)
         elif code is not None and code in (-24, 24, 152, 255, 36):
             count["killed"] += 1  # an endless loop: no test would pass
         else:
@@ -166,11 +169,9 @@ def _copy_sources(copy: Path, module: str, tests: Sequence[str]) -> None:
     (copy / "pyproject.toml").write_text("\n".join([settings, "[tool.mutmut]", *lines, ""]))
 
 
-def _survivor(copy: Path, name: str) -> Survivor:
-    mutmut = Path(sys.executable).with_name("mutmut")
-    shown = subprocess.run(
-        [str(mutmut), "show", name], cwd=copy, check=True, capture_output=True, text=True
-    ).stdout.splitlines()
+def _survivor(copy: Path, source: str, name: str) -> Survivor:
+    with contextlib.chdir(copy):
+        shown = get_diff_for_mutant(name, path=Path(source)).splitlines()
     body = [line for line in shown if not line.startswith(("+++", "---", "@@", "#"))]
     before = [line[1:].strip() for line in body if line.startswith("-")]
     after = [line[1:].strip() for line in body if line.startswith("+")]

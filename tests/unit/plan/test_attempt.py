@@ -76,6 +76,19 @@ def test_processes_that_restore_their_own_attempts_commit_change_no_history(trai
     assert links(world) == [(2, 1, 10), (1, 0, 0)]
 
 
+def test_the_history_is_as_the_trainers_really_took_it(training) -> None:
+    world = training(1, commit=10)
+    world.train(20, commit=20)
+    world.settle()
+    world.fail(0)
+    world.settle()
+    assert (world.attempt.restore_step, links(world)) == (20, [(2, 1, 20), (1, 0, 0)])
+    agent = world.agent(0)
+    agent.run = replace(agent.run, progress=replace(agent.run.progress, restored=Commit(1, 10)))
+    world.pass_time(20)
+    assert (world.attempt.restore_step, links(world)) == (10, [(2, 1, 10), (1, 0, 0)])
+
+
 def test_any_commit_of_ours_is_newer_than_what_a_tracker_file_names() -> None:
     tracked = CheckpointStatus(last_durable_step=7)
     assert is_newer(Commit(1, 5), tracked)
@@ -126,6 +139,7 @@ def test_a_failure_of_the_running_gang_forgives_those_of_its_start(training) -> 
         world.settle()
     assert world.attempt.state is AttemptState.FORMING
     assert world.status.recovery.start_failures == 0
+    assert [slot.rank for slot in world.status.slots] == [-1], "it is in no world yet"
 
 
 def _lost(world) -> None:
@@ -202,8 +216,12 @@ def test_every_node_that_is_lost_is_avoided_and_none_twice(training) -> None:
     world.free_nodes += ["node-8", "node-9"]
     world.settle()
     assert world.attempt.number == 2
-    found = [(one.node, one.until == until) for one in world.status.exclusions]
-    assert found == [("node-1", True), ("elsewhere", True), ("node-0", False)]
+    found = [(one.node, one.reason, one.until == until) for one in world.status.exclusions]
+    assert found == [
+        ("node-1", "NodeLost", True),
+        ("elsewhere", "NodeLost", True),
+        ("node-0", "NodeGone", False),
+    ]
 
 
 def test_a_worker_that_had_finished_gets_a_new_pod_for_the_next_attempt(training) -> None:

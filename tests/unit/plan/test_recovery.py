@@ -590,6 +590,7 @@ def test_what_failed_before_the_window_is_forgiven(training) -> None:
         world.train(step)
         world.settle()
         world.fail(0)
+        world.settle()
         world.pass_time(600, every=100)
         assert not world.true(ConditionType.FAILED)
     assert world.status.recovery.total == 3
