@@ -23,9 +23,12 @@ from tests.simulation.world import World, simulate
 SEED = 1
 DOUBLES = 300
 SETTLE_SECONDS = 60.0
+REST_SECONDS = 10.0
 PROCESSES = 2
 CHUNK = 20
 TOLD_EVERY_SECONDS = 10.0
+TWINS = frozenset({Fault.THROTTLED, Fault.FAILED})
+"""Refusals that differ from UNAVAILABLE in their words only; `make unit` leaves them out."""
 LOST_WRITES = 3
 """A crash saves so many writes at most: the events of one decision, which nobody tells then."""
 CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
@@ -121,7 +124,7 @@ def play(plan: Plan) -> Result:
         made.append(world)
         await SCENARIOS[plan.scenario](world)
         await world.until(lambda: world.outcome(tries=tries) == expected, seconds=SETTLE_SECONDS)
-        await world.check_rest()
+        await world.check_rest(REST_SECONDS)
 
     wrong = ""
     try:
