@@ -259,3 +259,23 @@ def test_a_write_of_the_old_leader_really_comes_late() -> None:
     ]
     assert late
     assert not any(entry.accepted for entry in late if entry.subresource == "status")
+
+
+def test_jobs_that_nobody_can_help_slow_no_other() -> None:
+    def recovery_seconds(sick_jobs: int) -> float:
+        async def story(world: World) -> None:
+            for number in range(sick_jobs):
+                metadata = {"namespace": "others", "name": f"sick-{number}"}
+                sick = {"metadata": metadata, "spec": {"template": {}}, "status": {"slots": 3}}
+                world.server.store("trainingjobs", sick)
+            await training(world)
+            begin = world.clock()
+            world.kill_process(1)
+            await world.until_trains(2)
+            took_seconds.append(world.clock() - begin)
+
+        took_seconds: list[float] = []
+        simulate(story)
+        return took_seconds[0]
+
+    assert recovery_seconds(sick_jobs=50) <= recovery_seconds(sick_jobs=0) + 0.2
