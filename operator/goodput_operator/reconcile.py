@@ -254,6 +254,7 @@ class Reconciler:
             answer = await self._try_template(key, job, spec)
         now = self.now()
         self.listening_since = min(self.listening_since, now)  # the clock may have been put back
+        self.agents.heard_by(key, now)
         return observe(
             job,
             status.slots,

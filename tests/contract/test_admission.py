@@ -396,7 +396,10 @@ FULL_STATUS: dict[str, Any] = {
         "message": "m",
         "charged": True,
     },
-    "slots": [{"slot": 0, "incarnation": 2, "rank": 0}, {"slot": 1, "incarnation": 0, "rank": -1}],
+    "slots": [
+        {"slot": 0, "incarnation": 2, "rank": 0, "succeeded": True},
+        {"slot": 1, "incarnation": 0, "rank": -1, "succeeded": False},
+    ],
     "progress": {
         "step": 1410,
         "stepMilliseconds": 412,
@@ -424,12 +427,13 @@ FULL_STATUS: dict[str, Any] = {
     },
     "exclusions": [{"node": "n", "until": "2026-01-02T03:04:05.000Z", "reason": "Lost"}],
     "ledger": {
-        "acceleratorMilliseconds": {"productive": 2**53, "lost_work": 1},
+        "acceleratorMilliseconds": {"productive": 2**53 - 1, "lost_work": 1},
         "unsettledMilliseconds": 40_000,
         "accelerators": 32,
         "accountedUntil": "2026-01-02T03:04:05.000Z",
     },
     "goodput": "93.4%",
+    "priority": -1000,
     "queuedSince": "2026-01-02T03:04:05.000Z",
     "startedAt": "2026-01-02T03:04:05.000Z",
     "activeSince": "2026-01-02T03:04:05.000Z",

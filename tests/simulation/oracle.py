@@ -168,7 +168,8 @@ def no_partial_gang_trains(history: History) -> Iterator[Breach]:
 
 def incidents_count_once(history: History) -> Iterator[Breach]:
     """I3: each incident is counted exactly once, when its attempt is left, and charged only where
-    the user's process failed by itself; the job fails exactly at its limit.
+    the user's process failed by itself; the job fails exactly at its limit, and waits before it
+    tries again.
     """
     faults_of_users = 0
     for position, entry in enumerate(history.entries):
@@ -612,6 +613,7 @@ def _miscounts(change: _Change, faults_of_users: int) -> Iterator[str]:
     if len(attempts) > faults_of_users:
         yield f"{attempts} are charged, but only {faults_of_users} processes failed by themselves"
     yield from _limits(change, bool(left and counted))
+    yield from _hasty(change, bool(left and counted))
 
 
 def _limits(change: _Change, counted: bool) -> Iterator[str]:
@@ -630,6 +632,20 @@ def _limits(change: _Change, counted: bool) -> Iterator[str]:
     charged = len(recovery.restarts) > len(change.before.recovery.restarts)
     if counted and charged and over and not is_finished(change.after):
         yield "the job goes on beyond its limit"
+
+
+def _hasty(change: _Change, counted: bool) -> Iterator[str]:
+    """The second failure without progress is answered after a while only, and that is kept."""
+    recovery, new = change.after.recovery, change.after.attempt
+    ended_at = change.before.attempt.ended_at if change.before.attempt else None
+    if counted and ended_at is not None and recovery.without_progress >= 2:
+        wait = timedelta(seconds=change.spec.recovery.backoff_seconds)
+        if recovery.not_before is None or recovery.not_before < ended_at + wait:
+            yield f"failure {recovery.without_progress} without progress calls for no back-off"
+    if new is None or new.state is not AttemptState.STARTING or new.published_at is None:
+        return
+    if recovery.not_before is not None and new.published_at < recovery.not_before:
+        yield f"attempt {new.number} began before its back-off was over"
 
 
 _ORDER = {state: order for order, state in enumerate(AttemptState)}

@@ -77,7 +77,7 @@ async def refused_create(world: World) -> None:
     world.max_pods = 1
     world.create_job()
     await world.until(lambda: world.reason(ConditionType.ADMITTED) == "CreateRefused")
-    await world.until(lambda: not world.pods)
+    await world.until(lambda: not world.living)
     world.max_pods = None
     await world.until_trains(1)
 
@@ -134,7 +134,7 @@ async def gang_waits(world: World) -> None:
     world.server.begin()
     world.create_job()
     await world.until(lambda: world.reason(ConditionType.ADMITTED) == "DoesNotFit")
-    assert not [pod for pod in world.pods if pod["metadata"]["namespace"] == "lab"]
+    assert not world.pods
     for node in taken:
         world.vacate(node)
     await world.until_trains(1)

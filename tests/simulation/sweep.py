@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from tests.simulation import oracle
 from tests.simulation.apiserver import STALE, Fault
@@ -22,9 +23,14 @@ from tests.simulation.world import World, simulate
 SEED = 1
 DOUBLES = 300
 SETTLE_SECONDS = 60.0
+REST_SECONDS = 10.0
 PROCESSES = 2
 CHUNK = 20
 TOLD_EVERY_SECONDS = 10.0
+TWINS = frozenset({Fault.THROTTLED, Fault.FAILED})
+"""Refusals that differ from UNAVAILABLE in their words only; `make unit` leaves them out."""
+LOST_WRITES = 3
+"""A crash saves so many writes at most: the events of one decision, which nobody tells then."""
 CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
 VIEWS = frozenset({*STALE, Fault.UNOBSERVED})
 """Faults of the view: they matter where a pod is created or deleted."""
@@ -101,7 +107,7 @@ def double_crashes(seed: int) -> Iterator[Plan]:
         (title, first, second)
         for title, length in lengths.items()
         for first in range(1, length)
-        for second in range(first + 1, length + 1)
+        for second in range(first + 1, length - LOST_WRITES)
     ]
     for (name, sdk), first, second in chance.sample(pairs, min(DOUBLES, len(pairs))):
         faults = (first, chance.choice(CRASHES)), (second, chance.choice(CRASHES))
@@ -118,7 +124,7 @@ def play(plan: Plan) -> Result:
         made.append(world)
         await SCENARIOS[plan.scenario](world)
         await world.until(lambda: world.outcome(tries=tries) == expected, seconds=SETTLE_SECONDS)
-        await world.check_rest()
+        await world.check_rest(REST_SECONDS)
 
     wrong = ""
     try:
@@ -126,15 +132,21 @@ def play(plan: Plan) -> Result:
             story, faults=dict(plan.faults), sdk=plan.sdk, **WORLDS.get(plan.scenario, {})
         )
         world.check(created_once=not STALE.keys() & {fault for _, fault in plan.faults})
-        if world.outcome(tries=tries) != expected:
-            wrong = f"another end than without a fault: {world.outcome(tries=tries)}"
+        wrong = _difference(world.outcome(tries=tries), expected)
     except oracle.BrokenPromiseError as broken:
         wrong = str(broken)
     except AssertionError as failed:
-        wrong = f"{failed}\n{made[0].history.told()}"
+        what = _difference(made[0].outcome(tries=tries), expected) or failed
+        wrong = f"{what}\n{made[0].history.told()}"
     server = made[0].server
     fired = all(position in server.fired for position, _ in plan.faults)
     return Result(plan, fired, wrong, len(made[0].history.entries))
+
+
+def _difference(came: dict[str, Any], expected: dict[str, Any]) -> str:
+    """What is not as it would have been without a fault."""
+    differs = [key for key in came if came[key] != expected[key]]
+    return "; ".join(f"{key}: {came[key]}, not {expected[key]}" for key in differs)
 
 
 def play_all(some: Iterable[Plan]) -> list[Result]:
@@ -176,10 +188,14 @@ def main() -> int:
 
 
 def _in_processes(all_plans: list[Plan], begin: float) -> Iterator[Result]:
-    chunks = [all_plans[start : start + CHUNK] for start in range(0, len(all_plans), CHUNK)]
+    number = -(-len(all_plans) // CHUNK)
+    chunks = [all_plans[start::number] for start in range(number)]  # a bit of everything in each
     done, told_at = 0, begin
     with ProcessPoolExecutor(PROCESSES) as pool:
         for results in pool.map(play_all, chunks):
+            for result in results:
+                if result.wrong or not result.fired:
+                    print(f"{result.plan}: {_first_line(result) or 'did not fire'}", flush=True)
             yield from results
             done += len(results)
             if time.monotonic() - told_at > TOLD_EVERY_SECONDS:

@@ -263,6 +263,36 @@ LEFT_ALONE = [made(ONE), wrote(ONE, RUNNING), started()]
             id="a job goes on without budget",
         ),
         pytest.param(
+            "I3",
+            [
+                wrote(
+                    job(2, attempt=attempt(1, "Stopping", endedAt=MIDNIGHT)),
+                    job(
+                        3,
+                        attempt=attempt(2, "Forming"),
+                        recovery={"total": 1, "withoutProgress": 2, "notBefore": MIDNIGHT},
+                    ),
+                )
+            ],
+            "failure 2 without progress calls for no back-off",
+            id="a crash loop spins",
+        ),
+        pytest.param(
+            "I3",
+            [
+                wrote(
+                    job(2, attempt=attempt(2, "Forming")),
+                    job(
+                        3,
+                        attempt=attempt(2, "Starting"),
+                        recovery={"notBefore": "2026-01-01T00:00:05Z"},
+                    ),
+                )
+            ],
+            "attempt 2 began before its back-off was over",
+            id="a back-off is not kept",
+        ),
+        pytest.param(
             "I4",
             [
                 Committed(1, Commit(1, 3)),

@@ -96,15 +96,21 @@ class RateLimiter:
 
     def wait_seconds(self, key: str, now: float) -> float:
         """Return how long until the key has one request left, 0 when it has."""
-        full_at = self._full_at.get(key, now)
+        full_at = self._known(key, now)
         return max(0.0, full_at + self._interval_seconds - now - self._burst_seconds)
 
     def charge(self, key: str, now: float) -> None:
         """Count one request."""
-        full_at = max(self._full_at.pop(key, now), now) + self._interval_seconds
+        full_at = max(self._known(key, now), now) + self._interval_seconds
+        self._full_at.pop(key, None)
         self._full_at[key] = min(full_at, now + self._burst_seconds)
         if len(self._full_at) > self._max_keys:
             del self._full_at[next(iter(self._full_at))]
+
+    def _known(self, key: str, now: float) -> float:
+        full_at = self._full_at.get(key, now)
+        # No charge reaches beyond the burst: the clock was put back, and must not lock anyone out.
+        return full_at if full_at <= now + self._burst_seconds else now
 
 
 @dataclass(slots=True)
@@ -119,7 +125,7 @@ class Gate:
     Args:
         known_pod: the pods that may speak.
         review: asks the API server about a token.
-        now: the operator's clock; it should not step backwards.
+        now: the operator's clock; it may be put back.
     """
 
     def __init__(self, known_pod: KnownPod, review: Review, now: Callable[[], datetime]) -> None:
@@ -149,7 +155,7 @@ class Gate:
             del self._recognised[digest]
             raise self._refused(peer, now)
         self._limit(pod, now)
-        if known.review_at <= now:
+        if not now < known.review_at <= now + REVIEW_LIFETIME_SECONDS:
             known.review_at = now + REVIEW_RETRY_SECONDS
             self._start_review(token, digest)
         return pod
@@ -196,7 +202,7 @@ class Gate:
         claims = read_claims(token)
         if claims is None or self._living(claims, now) is None:
             raise self._refused(peer, now)
-        if self._denied.get(digest, 0.0) > now:
+        if now < self._denied.get(digest, 0.0) <= now + DENIAL_LIFETIME_SECONDS:
             raise self._refused(peer, now)
 
     def _living(self, claims: Claims, now: float) -> PodIdentity | None:

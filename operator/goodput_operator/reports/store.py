@@ -6,7 +6,7 @@ simulation may drive the same object on its own clock. All calls come from one t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
@@ -144,6 +144,18 @@ class AgentStore:
             and due.kind == STOP
             and new.seen_revision == due.revision != old.seen_revision
         )
+
+    def heard_by(self, key: JobKey, now: datetime) -> None:
+        """Take what seems to have been heard later than `now` as heard now.
+
+        The clock was put back. Silence counts from here then, else it would not for as long as
+        the clock has to catch up.
+        """
+        for uid in self._jobs.get(key, ()):
+            agent = self._agents[uid]
+            if agent.view.received_at > now:
+                seen_at = min(agent.view.first_seen_at, now)
+                agent.view = replace(agent.view, received_at=now, first_seen_at=seen_at)
 
     def views(self, key: JobKey) -> Mapping[str, AgentView]:
         """Return the newest report of each agent of a job, by pod UID, in a fixed order."""

@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 
-from hypothesis import settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+from goodput.protocol import RUN
+from goodput_operator import names
+from goodput_operator.api.status import AttemptState, Bucket, ConditionType, TrainingJobStatus
+from goodput_operator.plan.decide import Plan
+from goodput_operator.plan.view import is_finished
 from tests.unit.plan.conftest import World, node_object
 
 WORKERS = 3
+LIVE = (AttemptState.STARTING, AttemptState.RUNNING)
 SLOTS = st.integers(0, WORKERS - 1)
 
 
@@ -28,6 +33,8 @@ class AnyWorld(RuleBasedStateMachine):
         self.step = 0
         self.attempts = [0]
         self.buckets: dict[Bucket, int] = {}
+        self.judged = 0
+        self.persisted = TrainingJobStatus()
 
     @rule(slot=SLOTS, code=st.sampled_from([1, 137, 139]))
     def a_process_fails(self, slot: int, code: int) -> None:
@@ -141,6 +148,14 @@ class AnyWorld(RuleBasedStateMachine):
         assert (plan.write, plan.create, plan.delete) == (False, (), ())
 
     @invariant()
+    def nothing_is_done_that_is_not_persisted(self) -> None:
+        for plan in self.world.plans[self.judged :]:
+            if plan.write:
+                self.persisted = plan.status
+            acts_on_intent(plan, self.persisted)
+        self.judged = len(self.world.plans)
+
+    @invariant()
     def a_finished_job_never_lives_again(self) -> None:
         if self.world.true(ConditionType.SUCCEEDED) or self.world.true(ConditionType.FAILED):
             assert self.world.attempt.state is AttemptState.CLOSED
@@ -156,6 +171,28 @@ class AnyWorld(RuleBasedStateMachine):
         return not agent.silent and agent.run is not None and agent.run.alive > 0
 
 
+def acts_on_intent(plan: Plan, persisted: TrainingJobStatus) -> None:
+    """Every pod and every order follows from what an operator that starts now would read."""
+    attempt = persisted.attempt
+    seats = {(one.slot, one.incarnation) for one in persisted.slots}
+    assert {(slot, incarnation) for slot, incarnation, _ in plan.create} <= seats
+    members = {names.pod_name("job", *seat) for seat in seats}
+    struck = {pod.name for pod in plan.delete} & members
+    stopping = attempt is not None and attempt.state is AttemptState.STOPPING
+    assert not struck or stopping or is_finished(persisted)
+    for answer in plan.answers.values():
+        checkpoint = persisted.checkpoint
+        if answer.durable is not None:
+            known = checkpoint.last_durable_attempt, checkpoint.last_durable_step
+            assert (answer.durable.attempt, answer.durable.step) == known
+        if answer.kind == RUN:
+            assert attempt is not None
+            assert attempt.state in LIVE
+            assert answer.world is not None
+            assert (answer.attempt, answer.world.run_id) == (attempt.number, attempt.run_id)
+            assert answer.world.restore_step == attempt.restore_step
+
+
 AnyWorld.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestAnyWorld = AnyWorld.TestCase
 
@@ -168,3 +205,52 @@ def test_the_order_of_pods_is_irrelevant(training) -> None:  # type: ignore[no-u
         one.delete_pod("job-1-0")
         one.settle()
     assert replace(world.plans[-1], answers={}) == replace(mirrored.plans[-1], answers={})
+
+
+FAULTS = ("a process fails", "a pod is deleted", "a node is lost")
+
+
+@given(order=st.permutations(FAULTS))
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_order_of_what_is_heard_at_once_is_irrelevant(training, order: list[str]) -> None:  # type: ignore[no-untyped-def]
+    worlds = []
+    for faults in (FAULTS, order):
+        world = training(4)
+        for fault in faults:
+            if fault == "a process fails":
+                world.fail(1)
+            elif fault == "a pod is deleted":
+                world.delete_pod("job-2-0", at_once=False)
+            else:
+                world.lose_node(world.pods["job-3-0"]["spec"]["nodeName"], noticed=True)
+        world.settle()
+        worlds.append(world)
+    one, other = worlds
+    assert one.status == other.status
+    assert replace(one.plans[-1], answers={}) == replace(other.plans[-1], answers={})
+
+
+@given(silent=st.sets(SLOTS), seconds=st.integers(1, 1200), nodes_known=st.booleans())
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_unknown_never_destroys(
+    training, silent: set[int], seconds: int, nodes_known: bool
+) -> None:  # type: ignore[no-untyped-def]
+    """Workers that say nothing, of a gang that advances or of which nobody says anything."""
+    world = training(WORKERS)
+    world.pinned = nodes_known
+    for slot in silent:
+        world.silence(slot)
+    begin, step = len(world.plans), 12
+    while seconds > 0:
+        pause, step = min(5, seconds), step + 1
+        world.jump(pause)
+        world.train(step)
+        world.settle()
+        seconds -= pause
+    assert not world.deleted
+    assert not any(plan.create for plan in world.plans[begin:])
+    assert (world.attempt.number, world.attempt.state) == (1, AttemptState.RUNNING)

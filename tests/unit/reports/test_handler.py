@@ -407,6 +407,17 @@ def test_a_bucket_fills_at_its_rate_and_no_further() -> None:
     assert limiter.wait_seconds(PEER, 1000.0) == pytest.approx(0.5)
 
 
+def test_nobody_is_locked_out_by_a_clock_that_is_put_back() -> None:
+    limiter = RateLimiter(per_second=2.0, burst=3)
+    for _ in range(3):
+        limiter.charge("pod", 5000.0)
+    assert limiter.wait_seconds("pod", 5000.0) > 0
+    assert limiter.wait_seconds("pod", 1400.0) == 0
+    for _ in range(3):
+        limiter.charge("pod", 1400.0)
+    assert limiter.wait_seconds("pod", 1400.0) > 0, "the limit holds all the same"
+
+
 def test_what_is_remembered_of_strangers_is_bounded() -> None:
     limiter = RateLimiter(per_second=1.0, burst=1, max_keys=10)
     for number in range(1000):

@@ -146,6 +146,16 @@ def test_the_age_of_a_report_counts_from_the_newest_one_and_contact_from_the_fir
     assert (view.first_seen_at, view.received_at) == (START, START + timedelta(seconds=5))
 
 
+def test_a_report_from_before_the_clock_was_put_back_is_as_new_as_can_be() -> None:
+    store = Store()
+    store.report(pod(), request(1), START)
+    store.heard_by(KEY, START - timedelta(hours=1))
+    view = store.views(KEY)[pod().uid]
+    assert view.first_seen_at == view.received_at == START - timedelta(hours=1)
+    store.heard_by(KEY, START)
+    assert store.views(KEY)[pod().uid] == view, "it grows old from here"
+
+
 @pytest.mark.parametrize(
     ("at_ms", "age_seconds"),
     [
