@@ -38,12 +38,19 @@ def broken(attempt: int, *steps: int) -> list[Found]:
         ),
         pytest.param(good(3, 40), (3, 40), [], id="the only one stays"),
         pytest.param(
-            good(3, 40, 50) + broken(3, 60),
+            good(3, 30, 40, 50) + broken(3, 60),
             (3, 60),
             [],
             id="while the durable one is broken all stay",
         ),
-        pytest.param(good(3, 40, 50, 70), (3, 60), [], id="while it is missing all stay"),
+        pytest.param(good(3, 30, 40, 50, 70), (3, 60), [], id="while it is missing all stay"),
+        pytest.param(broken(3, 40, 50), (3, 60), [], id="where nothing is good all stay"),
+        pytest.param(
+            good(3, 40) + broken(3, 50) + [Found(Place(3, 50, retry=1), good=True)],
+            (3, 50),
+            [],
+            id="a failed save of the durable step goes with the next",
+        ),
         pytest.param(
             good(3, 35, 40) + broken(3, 50) + good(3, 60),
             (3, 60),
