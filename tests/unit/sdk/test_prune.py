@@ -123,6 +123,16 @@ def test_a_zombie_deletes_nothing_by_its_successors_acknowledgement(
     assert steps_in(checkpoints) == [10, 20, 30, 50]
 
 
+def test_not_even_its_own_commit_frees_a_zombie_when_its_successor_was_told(
+    trainer, agent, checkpoints
+) -> None:
+    zombie = trainer(1)
+    zombie.save(10, 20, 30)
+    agent.acknowledge(2, durable=(1, 30))  # what the successor went on from
+    zombie.save(40)
+    assert steps_in(checkpoints) == [10, 20, 30, 40]
+
+
 def test_an_acknowledgement_frees_what_lies_behind(trainer, agent, checkpoints) -> None:
     running = trainer(1)
     running.save(10, 20, 30)
