@@ -1,6 +1,7 @@
 """Changes that no test can see, each with the reason: (module, line before, line after)."""
 
 _ATTEMPT = "operator/goodput_operator/plan/attempt.py"
+_PRUNE = "operator/goodput/checkpoint/prune.py"
 _LINEAGE = "operator/goodput/checkpoint/lineage.py"
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
@@ -49,4 +50,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         'node = worker.pod.node if worker.pod else ""',
         'node = worker.pod.node if worker.pod else "XXXX"',
     ): "without a pod no finding blames a node",
+    (
+        _PRUNE,
+        "else one.place < oldest_kept",
+        "else one.place <= oldest_kept",
+    ): "the oldest that is kept is kept",
 }

@@ -857,7 +857,7 @@ _ALL = (
         'if state["attempt"] != self._attempt or state["durable"] is None:',
         'if state["durable"] is None:',
         "tests/unit/sdk/test_prune.py"
-        "::test_a_zombie_deletes_nothing_by_its_successors_acknowledgement",
+        "::test_not_even_its_own_commit_frees_a_zombie_when_its_successor_was_told",
     ),
     _bug(
         "restore-point-pruned",

@@ -44,12 +44,19 @@ def broken(attempt: int, *steps: int) -> list[Found]:
             id="while no second one is known to be good all stay",
         ),
         pytest.param(
-            good(3, 40, 50) + broken(3, 60),
+            good(3, 30, 40, 50) + broken(3, 60),
             (3, 60),
             [],
             id="while the durable one is broken all stay",
         ),
-        pytest.param(good(3, 40, 50, 70), (3, 60), [], id="while it is missing all stay"),
+        pytest.param(good(3, 30, 40, 50, 70), (3, 60), [], id="while it is missing all stay"),
+        pytest.param(broken(3, 40, 50), (3, 60), [], id="where nothing is good all stay"),
+        pytest.param(
+            good(3, 40) + broken(3, 50) + [Found(Place(3, 50, retry=1), good=True)],
+            (3, 50),
+            [],
+            id="a failed save of the durable step goes with the next",
+        ),
         pytest.param(
             good(3, 35, 40) + broken(3, 50) + good(3, 60),
             (3, 60),
@@ -120,6 +127,16 @@ def test_a_zombie_deletes_nothing_by_its_successors_acknowledgement(
     agent.acknowledge(2, durable=(2, 40))
     zombie.save(50)
     assert steps_in(checkpoints) == [10, 20, 30, 50]
+
+
+def test_not_even_its_own_commit_frees_a_zombie_when_its_successor_was_told(
+    trainer, agent, checkpoints
+) -> None:
+    zombie = trainer(1)
+    zombie.save(10, 20, 30)
+    agent.acknowledge(2, durable=(1, 30))  # what the successor went on from
+    zombie.save(40)
+    assert steps_in(checkpoints) == [10, 20, 30, 40]
 
 
 def test_an_acknowledgement_frees_what_lies_behind(trainer, agent, checkpoints) -> None:
