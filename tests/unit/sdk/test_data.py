@@ -126,6 +126,24 @@ def test_an_epoch_that_is_shorter_than_was_said_is_told_so() -> None:
         next(Batches(4, batch_size=8, replica=0, replicas=1).of([1, 2, 3]))
 
 
+@pytest.mark.filterwarnings("default")  # torch's own, about pinned memory and forks
+@pytest.mark.parametrize("processes", [0, 1])
+def test_torch_loaders_train_each_sample_of_an_epoch_once(processes: int) -> None:
+    data = pytest.importorskip("torch.utils.data")
+    state, seen = None, []
+    for replicas, steps in ((2, 3), (1, 2)):
+        ranks = gang(60, 12, Attempt(replicas, 1, 0, 0), state)
+        loaders = [
+            iter(data.DataLoader(range(60), batch_sampler=rank, num_workers=processes))
+            for rank in ranks
+        ]
+        for _ in range(steps):
+            seen += [int(sample) for sample in one_step(ranks, loaders)]
+        state = ranks[0].state_dict()
+    assert ranks[0].epoch == 1
+    assert sorted(seen) == list(range(60))
+
+
 def test_a_loader_that_reads_ahead_does_not_move_the_position() -> None:
     batches = Batches(100, batch_size=4, replica=0, replicas=1)
     list(islice(batches, 10))
