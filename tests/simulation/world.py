@@ -54,7 +54,7 @@ class World:
     Attributes:
         sdk: the trainer speaks through the SDK.
         disk: the checkpoint directory.
-        mail: every report that was sent, by whom.
+        mail: every report that the present operator has had, and by whom.
         history: everything that happened; `oracle` judges it.
     """
 
@@ -76,6 +76,7 @@ class World:
     # --- verbs ----------------------------------------------------------------------------------
 
     async def start_operator(self, *, queue: bool = True) -> None:
+        self.mail.clear()
         self.replicas.append(Replica(self, f"operator-{len(self.replicas) + 1}"))
         await self.operator.start(queue=queue)
 
@@ -410,10 +411,10 @@ class World:
     async def sync(self, worker: Worker, body: bytes, hold_seconds: float) -> bytes:
         """Carry a report to the operator; raises ConnectionError when no answer comes."""
         await asyncio.sleep(0.002)
-        self.mail.append((worker, body))
         replica = self.operator
         if not worker.reachable or replica.ended.is_set():
             raise ConnectionError
+        self.mail.append((worker, body))
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def respond(reply: Reply) -> None:
