@@ -276,7 +276,7 @@ class ApiServer:
             expired: what they had not told yet is forgotten, so they cannot go on from there.
         """
         if expired:
-            self.oldest = self.version
+            self.oldest = min([self.version, *(version for version, _ in self.stuck.values())])
         for watch in [one for one in self.watches if one.plural == plural]:
             watch.cut()
 
@@ -636,7 +636,7 @@ class _Watch:
             self._coming.pop()
 
     def flush(self) -> None:
-        while self._coming:
+        while self._coming and not self._connection.deaf:
             self._arrive()
 
     def _arrive(self) -> None:

@@ -165,10 +165,10 @@ class Replica:
                     version = event["object"]["metadata"]["resourceVersion"]
                     if event["type"] != "BOOKMARK":
                         self.parts.jobs.observe(event["object"], deleted=event["type"] == "DELETED")
-            except ExpiredError:
-                version = await self._list_jobs()
-            except ApiError:
+            except ApiError as error:
                 await asyncio.sleep(RETRY_SECONDS)
+                if isinstance(error, ExpiredError):
+                    version = await self._list_jobs()
 
     async def _list_jobs(self) -> str:
         before = self.parts.jobs.versions()

@@ -56,7 +56,7 @@ class World:
         sdk: the trainer speaks through the SDK.
         disk: the checkpoint directory.
         unreadable: commits that a worker, by the name of its pod, cannot read.
-        mail: every report that was sent, by whom.
+        mail: every report that the present operator has had, and by whom.
         history: everything that happened; `oracle` judges it.
     """
 
@@ -79,6 +79,7 @@ class World:
     # --- verbs ----------------------------------------------------------------------------------
 
     async def start_operator(self, *, queue: bool = True) -> None:
+        self.mail.clear()
         self.replicas.append(Replica(self, f"operator-{len(self.replicas) + 1}"))
         await self.operator.start(queue=queue)
 
@@ -421,10 +422,10 @@ class World:
     async def sync(self, worker: Worker, body: bytes, hold_seconds: float) -> bytes:
         """Carry a report to the operator; raises ConnectionError when no answer comes."""
         await asyncio.sleep(0.002)
-        self.mail.append((worker, body))
         replica = self.operator
         if not worker.reachable or replica.ended.is_set():
             raise ConnectionError
+        self.mail.append((worker, body))
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def respond(reply: Reply) -> None:
