@@ -7,8 +7,8 @@ DELETED for it), admission before storage. Faults are injected by position: at t
 
 import asyncio
 import base64
-import copy
 import json
+import pickle
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ import aiohttp
 
 from goodput_operator.api.base import format_time
 from goodput_operator.effects.gateway import Gateway
+from tests.simulation.history import SOMEBODY, History, Write, clock
 
 Json = dict[str, Any]
 Key = tuple[str, str, str]
@@ -31,6 +32,7 @@ TRAVEL_SECONDS = 0.002
 WATCH_LAG_SECONDS = 0.01
 BOOKMARK_SECONDS = 60.0
 DEFAULT_GRACE_SECONDS = 30
+GRACE = "deletionGracePeriodSeconds"
 
 
 class Fault(StrEnum):
@@ -66,7 +68,7 @@ class Request:
         verb = {"POST": "create", "PUT": "update", "DELETE": "delete"}.get(method, "get")
         if verb == "get" and not name:
             verb = "watch" if "watch" in query else "list"
-        return cls(verb, plural, namespace, name, subresource, query, copy.deepcopy(body))
+        return cls(verb, plural, namespace, name, subresource, query, copied(body))
 
     @property
     def writes(self) -> bool:
@@ -74,10 +76,13 @@ class Request:
         changes = self.verb in ("create", "update", "delete")
         return changes and self.plural != "tokenreviews" and "dryRun" not in self.query
 
+    @property
+    def subject(self) -> str:
+        """The name of what it is about."""
+        return self.name or (self.body or {}).get("metadata", {}).get("name", "")
+
     def __str__(self) -> str:
-        name = self.name or (self.body or {}).get("metadata", {}).get("name", "")
-        if self.plural == "events":
-            name = self.body["reason"]
+        name = self.body["reason"] if self.plural == "events" else self.subject
         return " ".join(filter(None, [self.verb, self.plural, name, self.subresource]))
 
 
@@ -98,12 +103,15 @@ class ApiServer:
         frozen: plurals whose watches bring no news: every cache of them is stale.
         admission: refuses the creation of an object by raising `RefusedError`.
         listeners: the rest of the cluster: told (plural, old, new) at once.
+        history: where every write is recorded.
+        changes: every state of every object, oldest first: (version, plural, old, new).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, history: History | None = None) -> None:
+        self.history = history or History()
         self.version = 1000
         self.objects: dict[Key, Json] = {}
-        self.history: list[tuple[int, str, Json | None, Json | None]] = []
+        self.changes: list[tuple[int, str, Json | None, Json | None]] = []
         self.watches: list[_Watch] = []
         self.writes: list[str] = []
         self.faults: dict[int, Fault] = {}
@@ -126,12 +134,14 @@ class ApiServer:
     def all(self, plural: str) -> list[Json]:
         return [obj for (kind, _, _), obj in sorted(self.objects.items()) if kind == plural]
 
-    def store(self, plural: str, obj: Json) -> Json:
+    def store(
+        self, plural: str, obj: Json, by: str = SOMEBODY, request: Request | None = None
+    ) -> Json:
         """Create or replace an object as somebody else."""
         metadata = obj["metadata"]
         key = plural, metadata.get("namespace", ""), metadata["name"]
         old = self.objects.get(key)
-        new = copy.deepcopy(obj)
+        new = copied(obj)
         if old is None:
             self._uids += 1
             new["metadata"].update(uid=f"uid-{self._uids}", generation=1)
@@ -139,43 +149,78 @@ class ApiServer:
         elif old.get("spec") != new.get("spec") and "generation" in old["metadata"]:
             new["metadata"]["generation"] = old["metadata"]["generation"] + 1
         if old is not None and old == new:
+            if request is not None:
+                self.record(request, by, old, old)
             return old
         self.version += 1
         new["metadata"]["resourceVersion"] = str(self.version)
         self.objects[key] = new
-        self._tell(plural, old, new)
+        self._tell(plural, old, new, by, request)
         return new
 
-    def change(self, plural: str, namespace: str, name: str, change: Callable[[Json], Any]) -> None:
-        """Edit an object as somebody else."""
-        obj = copy.deepcopy(self.objects[plural, namespace, name])
+    def change(
+        self,
+        plural: str,
+        namespace: str,
+        name: str,
+        change: Callable[[Json], Any],
+        by: str = SOMEBODY,
+    ) -> None:
+        """Edit an object as somebody else; who takes off the last finalizer may remove it."""
+        obj = copied(self.objects[plural, namespace, name])
         change(obj)
-        self.store(plural, obj)
+        self.store(plural, obj, by)
+        metadata = obj["metadata"]
+        if metadata.get(GRACE) == 0 and not _finalizers(obj):
+            self.remove(plural, namespace, name, by)
 
-    def remove(self, plural: str, namespace: str, name: str) -> None:
-        """Remove an object for good."""
-        old = self.objects.pop((plural, namespace, name), None)
-        if old is not None:
-            self.version += 1
-            self._tell(plural, old, None)
+    def remove(
+        self,
+        plural: str,
+        namespace: str,
+        name: str,
+        by: str = SOMEBODY,
+        request: Request | None = None,
+    ) -> None:
+        """Remove an object for good, unless a finalizer holds it: then it only ends."""
+        key = plural, namespace, name
+        old = self.objects.get(key)
+        if old is None or (_finalizers(old) and old["metadata"].get(GRACE) == 0):
+            return
+        if _finalizers(old):
+            ending = {"deletionTimestamp": _seconds_of(now()), GRACE: 0}
+            held = {**old, "metadata": {**old["metadata"], **ending}}
+            self.store(plural, held, by, request)
+            return
+        del self.objects[key]
+        self.version += 1
+        self._tell(plural, old, None, by, request)
 
-    def delete(self, plural: str, namespace: str, name: str, grace: int | None = None) -> None:
+    def delete(
+        self,
+        plural: str,
+        namespace: str,
+        name: str,
+        grace: int | None = None,
+        by: str = SOMEBODY,
+        request: Request | None = None,
+    ) -> None:
         """Delete as the API does: a bound pod that has not ended gets its grace period."""
         obj = self.objects[plural, namespace, name]
         if plural != "pods":
-            self.remove(plural, namespace, name)
+            self.remove(plural, namespace, name, by, request)
             return
         if grace is None:
             spec_grace = obj["spec"].get("terminationGracePeriodSeconds")
             grace = DEFAULT_GRACE_SECONDS if spec_grace is None else spec_grace
         ended = obj["status"].get("phase") in ("Succeeded", "Failed")
         if grace == 0 or ended or not obj["spec"].get("nodeName"):
-            self.remove(plural, namespace, name)
+            self.remove(plural, namespace, name, by, request)
         elif not obj["metadata"].get("deletionTimestamp"):
             until = _seconds_of(now() + timedelta(seconds=grace))
-            self.change(
-                plural, namespace, name, lambda pod: pod["metadata"].update(deletionTimestamp=until)
-            )
+            mark = {"deletionTimestamp": until, GRACE: grace}
+            ending = {**obj, "metadata": {**obj["metadata"], **mark}}
+            self.store(plural, ending, by, request)
 
     def thaw(self) -> None:
         """Let all watches speak again."""
@@ -183,8 +228,47 @@ class ApiServer:
         for watch in self.watches:
             watch.flush()
 
-    def _tell(self, plural: str, old: Json | None, new: Json | None) -> None:
-        self.history.append((self.version, plural, old, new))
+    def record(
+        self, request: Request, by: str, known: Json | None, new: Json | None, code: int = 200
+    ) -> None:
+        """Write down what an operator asked for, and what came of it."""
+        self.history.add(
+            Write(
+                at=clock(),
+                actor=by,
+                verb=request.verb,
+                plural=request.plural,
+                namespace=request.namespace,
+                name=request.subject,
+                subresource=request.subresource,
+                body=request.body,
+                before=known,
+                after=new,
+                code=code,
+            )
+        )
+
+    def _tell(
+        self, plural: str, old: Json | None, new: Json | None, by: str, request: Request | None
+    ) -> None:
+        self.changes.append((self.version, plural, old, new))
+        if request is not None:
+            self.record(request, by, old, new)
+        else:
+            verb = "create" if old is None else "delete" if new is None else "update"
+            metadata = (new or old or {})["metadata"]
+            self.history.add(
+                Write(
+                    at=clock(),
+                    actor=by,
+                    verb=verb,
+                    plural=plural,
+                    namespace=metadata.get("namespace", ""),
+                    name=metadata["name"],
+                    before=old,
+                    after=new,
+                )
+            )
         for watch in self.watches:
             watch.take(self.version, plural, old, new)
         for listener in list(self.listeners):
@@ -192,12 +276,12 @@ class ApiServer:
 
     # --- the protocol -------------------------------------------------------------------
 
-    def handle(self, request: Request) -> Json:
+    def handle(self, request: Request, by: str = SOMEBODY) -> Json:
         """Return the answer to anything but a watch; raises `RefusedError`."""
         if request.verb == "list":
             return self._list(request)
         if request.verb == "create":
-            return self._create(request)
+            return self._create(request, by)
         key = request.plural, request.namespace, request.name
         known = self.objects.get(key)
         if known is None:
@@ -208,15 +292,16 @@ class ApiServer:
             wanted = request.body.get("preconditions", {}).get("uid")
             if wanted not in (None, known["metadata"]["uid"]):
                 raise RefusedError(409, "Conflict", "Precondition failed: UID in precondition")
-            self.delete(*key, grace=request.body.get("gracePeriodSeconds"))
+            self.delete(*key, request.body.get("gracePeriodSeconds"), by, request)
             return self.objects.get(key, known)
-        if request.body["metadata"]["resourceVersion"] != known["metadata"]["resourceVersion"]:
+        version = request.body["metadata"].get("resourceVersion")
+        if version not in (None, "", known["metadata"]["resourceVersion"]):
             raise RefusedError(409, "Conflict", "the object has been modified")
         part = request.subresource == "status"
         new = {**known, "status": request.body["status"]} if part else request.body
-        return self.store(request.plural, new)
+        return self.store(request.plural, new, by, request)
 
-    def _create(self, request: Request) -> Json:
+    def _create(self, request: Request, by: str) -> Json:
         body = request.body
         if request.plural == "tokenreviews":
             return {"status": self._review(body["spec"])}
@@ -233,7 +318,7 @@ class ApiServer:
         if "dryRun" in request.query:
             return made
         self.created[name] += 1
-        return self.store(request.plural, made)
+        return self.store(request.plural, made, by, request)
 
     def _list(self, request: Request) -> Json:
         found = [
@@ -264,12 +349,14 @@ class Connection:
     """What a gateway has in place of its HTTP client: one operator process's connection.
 
     Attributes:
+        name: what the history calls that process.
         crash: ends that process; nothing of it happens afterwards.
         cut: nothing gets through any more.
     """
 
-    def __init__(self, server: ApiServer, crash: Callable[[], None]) -> None:
+    def __init__(self, server: ApiServer, name: str, crash: Callable[[], None]) -> None:
         self.server = server
+        self.name = name
         self.crash = crash
         self.cut = False
 
@@ -298,9 +385,13 @@ class Connection:
                 *key, lambda obj: obj["metadata"].setdefault("annotations", {}).update(touched="1")
             )
         try:
-            code, answer = 200, self.server.handle(request)
+            code, answer = 200, self.server.handle(request, self.name)
         except RefusedError as refusal:
             code, answer = refusal.code, _status(refusal.code, refusal.reason, str(refusal))
+            if request.writes and request.plural != "events":
+                key = request.plural, request.namespace, request.subject
+                known = self.server.objects.get(key)
+                self.server.record(request, self.name, known, known, code)
         if fault is Fault.CRASH_AFTER:
             await self._die()
         if fault is Fault.ANSWER_LOST:
@@ -373,7 +464,7 @@ class _Watch:
         self._here: list[bytes] = []
         self._news = asyncio.Event()
         begin = self._told
-        for version, plural, old, new in server.history:
+        for version, plural, old, new in server.changes:
             if version > begin:
                 self.take(version, plural, old, new)
         server.watches.append(self)
@@ -429,6 +520,11 @@ class _Watch:
             self._here.append(json.dumps(bookmark).encode())
 
 
+def copied(value: Any) -> Any:
+    """Return a copy of a JSON value that shares nothing with it; ten times as fast as deepcopy."""
+    return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+
+
 def now() -> datetime:
     """Return the time of day on the running loop's clock."""
     return START + timedelta(seconds=asyncio.get_running_loop().time())
@@ -437,6 +533,11 @@ def now() -> datetime:
 def _seconds_of(moment: datetime) -> str:
     """Return a time as the API server gives it: whole seconds."""
     return format_time(moment)[:-5] + "Z"
+
+
+def _finalizers(obj: Json) -> list[str]:
+    found: list[str] = obj["metadata"].get("finalizers") or []
+    return found
 
 
 def _status(code: int, reason: str, message: str) -> Json:

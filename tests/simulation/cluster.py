@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from goodput_operator import names
 from tests.simulation.apiserver import DEFAULT_GRACE_SECONDS, ApiServer, Json
+from tests.simulation.history import Harm, clock
 from tests.simulation.workers import Worker
 
 if TYPE_CHECKING:
@@ -16,8 +17,15 @@ BIND_SECONDS = 0.02
 START_SECONDS = 0.3
 NOTICE_SECONDS = 0.02
 """Until a kubelet sees that a pod is to be ended."""
+COLLECT_SECONDS = 0.05
+"""Until the garbage collector notices that an owner is gone."""
 NOT_READY_SECONDS = 40.0
 """Until the node controller notices a silent kubelet."""
+
+KUBELET = "kubelet"
+SCHEDULER = "scheduler"
+NODE_CONTROLLER = "node-controller"
+COLLECTOR = "garbage-collector"
 
 
 @dataclass
@@ -44,7 +52,7 @@ class Cluster:
         self._server.listeners.append(self._changed)
         self.kubelets = {f"node-{number}": Kubelet(f"node-{number}") for number in range(nodes)}
         for name in self.kubelets:
-            self._server.store("nodes", _node(name))
+            self._server.store("nodes", _node(name), KUBELET)
 
     def workers(self) -> list[Worker]:
         """All containers that have not ended, also those that nobody can reach."""
@@ -53,6 +61,7 @@ class Cluster:
     def lose_node(self, name: str) -> None:
         """Cut the power."""
         kubelet = self.kubelets[name]
+        self._harm("NodeLost", name, hurts=True)
         kubelet.powered = False
         for worker in kubelet.workers.values():
             worker.kill()
@@ -61,6 +70,7 @@ class Cluster:
     def cut_off(self, name: str) -> None:
         """Cut the network: what runs there goes on."""
         kubelet = self.kubelets[name]
+        self._harm("NodeCutOff", name, hurts=True)
         kubelet.connected = False
         for worker in kubelet.workers.values():
             worker.reachable = False
@@ -69,6 +79,7 @@ class Cluster:
     def heal(self, name: str) -> None:
         """Bring a node back: after a cut as it was, after a loss of power with dead containers."""
         kubelet = self.kubelets[name]
+        self._harm("NodeHealed", name)
         rebooted, kubelet.powered, kubelet.connected = not kubelet.powered, True, True
         self._set_ready(name, "True")
         for uid, worker in list(kubelet.workers.items()):
@@ -86,16 +97,19 @@ class Cluster:
 
     def remove_node(self, name: str) -> None:
         """Delete the node object; its pods are collected."""
+        self._harm("NodeRemoved", name, hurts=True)
         self._server.remove("nodes", "", name)
         for pod in self._server.all("pods"):
             if pod["spec"].get("nodeName") == name:
-                self._server.remove("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+                self._remove(pod, COLLECTOR)
 
     # --- what the parts of the control plane do -------------------------------------------------
 
     def _changed(self, plural: str, old: Json | None, new: Json | None) -> None:
         if plural == "trainingjobs" and new is None and old is not None:
-            self._later(0.05, self._collect, old["metadata"]["uid"])
+            self._later(COLLECT_SECONDS, self._collect)
+        if plural == "pods" and old is None:
+            self._later(COLLECT_SECONDS, self._collect)  # its owner may be gone already
         if plural != "pods":
             return
         if new is None:
@@ -107,12 +121,14 @@ class Cluster:
         else:
             self._kubelet_sees(new)
 
-    def _collect(self, owner_uid: str) -> None:
-        """Delete what the owner has left."""
+    def _collect(self) -> None:
+        """Delete the pods all of whose owners are gone."""
+        jobs = {job["metadata"]["uid"] for job in self._server.all("trainingjobs")}
         for pod in self._server.all("pods"):
-            owners = pod["metadata"].get("ownerReferences") or ()
-            if any(owner["uid"] == owner_uid for owner in owners):
-                self._server.delete("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+            metadata = pod["metadata"]
+            owners = {owner["uid"] for owner in metadata.get("ownerReferences") or ()}
+            if owners and not owners & jobs and not metadata.get("deletionTimestamp"):
+                self._server.delete("pods", metadata["namespace"], metadata["name"], by=COLLECTOR)
 
     def _schedule(self, uid: str) -> None:
         pod = self._pod(uid)
@@ -132,7 +148,7 @@ class Cluster:
         def refuse(obj: Json) -> None:
             _set_condition(obj, "PodScheduled", "False", "Unschedulable", "0 nodes are available")
 
-        self._edit(pod, bind if fitting else refuse)
+        self._edit(pod, bind if fitting else refuse, SCHEDULER)
         if not fitting:
             self._later(1.0, self._schedule, uid)
 
@@ -158,14 +174,14 @@ class Cluster:
 
     def _set_ready(self, name: str, value: str) -> None:
         if self._server.get("nodes", "", name) is None:
-            self._server.store("nodes", _node(name))
+            self._server.store("nodes", _node(name), KUBELET)
         taint = {"key": names.TAINT_UNREACHABLE, "effect": "NoExecute"}
 
         def change(node: Json) -> None:
             node["status"]["conditions"] = [{"type": "Ready", "status": value}]
             node["spec"] = {} if value == "True" else {"taints": [taint]}
 
-        self._server.change("nodes", "", name, change)
+        self._server.change("nodes", "", name, change, NODE_CONTROLLER)
 
     # --- kubelets -----------------------------------------------------------------------------
 
@@ -208,7 +224,7 @@ class Cluster:
         if not kubelet.reachable:
             return
         if worker is None:
-            self._server.remove("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+            self._remove(pod, KUBELET)
             return
         worker.terminate()
         self._later(DEFAULT_GRACE_SECONDS, self._kill, uid)
@@ -229,7 +245,7 @@ class Cluster:
             return
         self._end(pod, code, "Completed" if code == 0 else "Error", message)
         if pod["metadata"].get("deletionTimestamp"):
-            self._server.remove("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+            self._remove(pod, KUBELET)
 
     def _end(self, pod: Json, code: int, reason: str, message: str) -> None:
         ended = {"exitCode": code, "reason": reason, "message": message}
@@ -262,9 +278,16 @@ class Cluster:
             (pod for pod in self._server.all("pods") if pod["metadata"]["uid"] == uid), None
         )
 
-    def _edit(self, pod: Json, change: Callable[[Json], Any]) -> None:
+    def _edit(self, pod: Json, change: Callable[[Json], Any], by: str = KUBELET) -> None:
         metadata = pod["metadata"]
-        self._server.change("pods", metadata["namespace"], metadata["name"], change)
+        self._server.change("pods", metadata["namespace"], metadata["name"], change, by)
+
+    def _remove(self, pod: Json, by: str) -> None:
+        metadata = pod["metadata"]
+        self._server.remove("pods", metadata["namespace"], metadata["name"], by)
+
+    def _harm(self, kind: str, what: str, *, hurts: bool = False) -> None:
+        self._server.history.add(Harm(clock(), kind, what, hurts))
 
     def _later(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         asyncio.get_running_loop().call_later(seconds, call, *arguments)

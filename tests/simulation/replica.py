@@ -22,6 +22,7 @@ from goodput_operator.reports.auth import Gate
 from goodput_operator.reports.handler import SyncHandler
 from goodput_operator.reports.store import AgentStore
 from tests.simulation.apiserver import Connection, InMemoryGateway, now
+from tests.simulation.history import Died, Led, Visited, clock
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -33,16 +34,18 @@ class Replica:
     """A process with an empty memory, from its start to its sudden end.
 
     Attributes:
+        name: `operator-` and its number among all that there were.
         ended: set when the process is dead, and its connections are broken.
         results: how many visits ended how, in the queue's words.
     """
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", name: str) -> None:
         self._world = world
+        self.name = name
         self.ended = asyncio.Event()
         self.results: Counter[str] = Counter()
         self._tasks: list[asyncio.Task[Any]] = []
-        self._connection = Connection(world.server, self.crash)
+        self._connection = Connection(world.server, name, self.crash)
         self.gateway = InMemoryGateway(self._connection)
         self.parts = self._build()
 
@@ -75,7 +78,7 @@ class Replica:
         queue = WorkQueue(
             reconciler.visit,
             keep=lambda key: jobs.get(key) is not None,
-            ended=lambda result, _: self.results.update([result]),
+            ended=self._visited,
             rng=rng,
         )
         unused: Any = None
@@ -112,6 +115,7 @@ class Replica:
         self._run(self._watch_jobs(page["metadata"]["resourceVersion"]))
         parts.reconciler.listening_since = now()
         parts.handler.lead()
+        self._world.history.add(Led(clock(), self.name))
         self._run(self._expire_polls())
         if queue:
             parts.queue.start()
@@ -121,12 +125,17 @@ class Replica:
 
     def crash(self) -> None:
         """End the process, in the middle of whatever it does."""
+        self._world.history.add(Died(clock(), self.name))
         self._connection.cut = True
         self.ended.set()
         for task in self._tasks:
             task.cancel()
         self._run(self.parts.queue.stop(0.0))
         self._world.replica_died()
+
+    def _visited(self, result: str, _: float) -> None:
+        self.results.update([result])
+        self._world.history.add(Visited(clock(), self.name, result))
 
     def _run(self, coroutine: Any) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(coroutine))

@@ -2,7 +2,7 @@
 
 A gang trains one step a second while every member of its world lives and can be reached; when a
 process dies, its peers fail of it, as after a broken collective; when a node is gone, they hang.
-Rank 0 commits every few steps. What must never happen is written into `World.violations`.
+Rank 0 commits every few steps, and then deletes old commits as far as it may.
 """
 
 import asyncio
@@ -17,18 +17,19 @@ from goodput.agent import core
 from goodput.agent.core import Core
 from goodput.agent.link import backoff_seconds
 from goodput.agent.settings import Settings
+from goodput.checkpoint.layout import Manifest
 from goodput.protocol import (
     ENV_POD_IP,
     HOLD_SECONDS,
     TOKEN_AUDIENCE,
     Commit,
-    Disk,
     ProcessExit,
     SyncAnswer,
 )
 from goodput.protocol import World as GangWorld
 from goodput_operator import names
 from tests.simulation.apiserver import Json
+from tests.simulation.history import Ended, Restored
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -50,13 +51,28 @@ class Process:
     world: GangWorld
     alive: bool = True
 
-    def end(self, exit_code: int, number: int = 0) -> None:
-        """Die, or finish with 0; only once."""
+    def end(self, exit_code: int, number: int = 0, cause: str = "itself") -> None:
+        """Die, or finish with 0; only once. `cause`: see `history.Ended`."""
         if not self.alive:
             return
-        self.alive = False
+        self.over(exit_code, cause)
         self.worker.world.gang_of(self.world).left()
         self.worker.ended(self, exit_code, number)
+
+    def over(self, exit_code: int, cause: str) -> None:
+        """Be no more, with nobody told."""
+        self.alive = False
+        self.worker.world.history.add(
+            Ended(
+                at=asyncio.get_running_loop().time(),
+                pod_uid=self.worker.uid,
+                pod=self.worker.name,
+                run_id=self.world.run_id,
+                rank=self.world.worker_rank,
+                exit_code=exit_code,
+                cause=cause,
+            )
+        )
 
     def say(self, kind: str, **what: Any) -> None:
         """Tell the agent something, as the SDK does."""
@@ -75,14 +91,10 @@ class Gang:
     members: dict[int, Process] = field(default_factory=dict)
     step: int = 0
     broken: bool = False
+    restored: Manifest | None = None
 
     def join(self, process: Process) -> None:
         world = process.world
-        same = (self.world.workers, self.world.master_address, self.world.master_port)
-        if same != (world.workers, world.master_address, world.master_port):
-            self.simulation.violations.append(f"attempt {world.attempt} has two worlds")
-        if world.worker_rank in self.members:
-            self.simulation.violations.append(f"attempt {world.attempt} has a rank twice")
         self.members[world.worker_rank] = process
         process.say("hello", pid=1)
         process.say("restore_begin")
@@ -100,24 +112,40 @@ class Gang:
         """All of it is trained."""
         self.broken = True
         for process in list(self.members.values()):
-            process.end(0)
+            process.end(0, cause="done")
 
     def _fail(self) -> None:
         for process in list(self.members.values()):
             if process.worker.reachable:
-                process.end(1)
+                process.end(1, cause="peers")
 
     def _restore(self) -> None:
-        step, commit = self.world.restore_step, None
-        if step is not None:
-            commit = Commit(self.world.lineage[0].origin, step)
-            self.step = step
-            if commit not in self.simulation.disk:
-                self.simulation.violations.append(f"nobody ever wrote {commit}")
+        problems: tuple[str, ...] = ()
+        if self.simulation.sdk:
+            self.restored, problems = self.simulation.disk.restore(self.world)
+        commit = None
+        if self.restored is not None:
+            commit = Commit(self.restored.attempt, self.restored.step)
+            self.step = commit.step
+        at = asyncio.get_running_loop().time()
+        self.simulation.history.add(Restored(at, self.world.attempt, commit))
         for process in self.members.values():
             process.say(
-                "restore_end", commit=None if commit is None else commit.to_dict(), problems=[]
+                "restore_end",
+                commit=None if commit is None else commit.to_dict(),
+                problems=list(problems),
             )
+
+    def commit(self) -> None:
+        """Rank 0 publishes what is trained, and makes room; the peers need not be there."""
+        rank_0 = self.members[0]
+        if not self.simulation.sdk or not rank_0.alive:
+            return
+        disk, durable = self.simulation.disk, rank_0.worker.durable_of(self.world.attempt)
+        disk.publish(self.world, self.step, self.restored)
+        disk.prune(self.world, durable, self.restored)
+        at = asyncio.get_running_loop().time()
+        rank_0.say("commit", step=self.step, step_at=at)
 
     def _next_step(self) -> None:
         if self.broken:
@@ -130,9 +158,7 @@ class Gang:
         for process in members:
             process.say("step", step=self.step, milliseconds=int(STEP_SECONDS * 1000))
         if self.step % STEPS_PER_COMMIT == 0:
-            self.simulation.disk.append(Commit(self.world.attempt, self.step))
-            at = asyncio.get_running_loop().time()
-            self.members[0].say("commit", step=self.step, step_at=at)
+            self.commit()
 
 
 class Worker:
@@ -154,6 +180,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._urgent = asyncio.Event()
         self._gone = False
+        self._durable: tuple[int, Commit | None] = (0, None)
         self._loop.call_later(0.05, self._look_at_disk)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -170,6 +197,11 @@ class Worker:
     def living(self) -> list[Process]:
         return [process for process in self.processes if process.alive]
 
+    def durable_of(self, attempt: int) -> Commit | None:
+        """The newest commit that the operator has acknowledged to this attempt."""
+        of_attempt, durable = self._durable
+        return durable if of_attempt == attempt else None
+
     def terminate(self) -> None:
         """The kubelet sends SIGTERM."""
         self._event(self._core.signalled(signal.SIGTERM, self._now()))
@@ -179,7 +211,7 @@ class Worker:
         self._gone = True
         self.reachable = False
         for process in self.living():
-            process.alive = False
+            process.over(137, "torn")
         self._end()
 
     # --- what the processes do --------------------------------------------------------------
@@ -220,6 +252,8 @@ class Worker:
         for command in commands:
             if isinstance(command, core.Start):
                 self._start(command.world)
+            elif isinstance(command, core.Publish):
+                self._durable = command.attempt, command.durable
             elif isinstance(command, core.Signal):
                 self._signal(command.number)
             elif isinstance(command, core.Report):
@@ -230,14 +264,14 @@ class Worker:
     def _start(self, world: GangWorld) -> None:
         process = Process(self, world)
         self.processes.append(process)
-        self.world.check_start(process)
+        self.world.process_starts(process)
         self._event(self._core.spawned(world.attempt, world.rank_offset, self._now()))
         self.world.gang_of(world).join(process)
 
     def _signal(self, number: int) -> None:
         for process in self.living():
             delay = 0.0 if number == signal.SIGKILL else TERM_SECONDS
-            self._loop.call_later(delay, process.end, 128 + number, number)
+            self._loop.call_later(delay, process.end, 128 + number, number, "told")
 
     async def _leave(self, command: core.Leave) -> None:
         # A farewell that finds nobody does not hold the agent up for long.
@@ -260,9 +294,7 @@ class Worker:
     # --- the link's part ----------------------------------------------------------------------
 
     def _look_at_disk(self) -> None:
-        newest = max(self.world.disk, key=lambda one: (one.attempt, one.step), default=None)
-        highest = newest.attempt if newest else 0
-        self._event(self._core.surveyed(Disk(highest_attempt=highest, newest=newest), self._now()))
+        self._event(self._core.surveyed(self.world.disk.survey(), self._now()))
         self._tasks += [
             self._loop.create_task(self._poll()),
             self._loop.create_task(self._send_urgent()),

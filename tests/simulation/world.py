@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from goodput.protocol import Commit
 from goodput.protocol import World as GangWorld
 from goodput_operator import names
 from goodput_operator.api.status import ConditionType, TrainingJobStatus
@@ -19,8 +18,11 @@ from goodput_operator.ledger.accounting import total
 from goodput_operator.observe.agents import JobKey
 from goodput_operator.plan.view import find_condition, is_finished
 from goodput_operator.reports.replies import Reply
+from tests.simulation import oracle
 from tests.simulation.apiserver import START, ApiServer, Fault, Json, RefusedError, Request
 from tests.simulation.cluster import Cluster
+from tests.simulation.disk import SharedDisk
+from tests.simulation.history import History, Rest, Started
 from tests.simulation.replica import Replica
 from tests.simulation.workers import Gang, Process, Worker
 from tests.virtual_time import run
@@ -39,16 +41,16 @@ class World:
 
     Attributes:
         sdk: the trainer speaks through the SDK.
-        disk: every commit that was ever published.
-        violations: what must never happen and did.
+        disk: the checkpoint directory.
+        history: everything that happened; `oracle` judges it.
     """
 
     def __init__(self, *, workers: int = 2, spare_nodes: int = 1, sdk: bool = True) -> None:
         self.workers = workers
         self.sdk = sdk
-        self.server = ApiServer()
-        self.disk: list[Commit] = []
-        self.violations: list[str] = []
+        self.history = History()
+        self.server = ApiServer(self.history)
+        self.disk = SharedDisk(self.history)
         self.gangs: dict[str, Gang] = {}
         self.replicas: list[Replica] = []
         self.cluster = Cluster(self, workers + spare_nodes)
@@ -60,7 +62,7 @@ class World:
     # --- verbs ----------------------------------------------------------------------------------
 
     async def start_operator(self, *, queue: bool = True) -> None:
-        self.replicas.append(Replica(self))
+        self.replicas.append(Replica(self, f"operator-{len(self.replicas) + 1}"))
         await self.operator.start(queue=queue)
 
     def create_job(self, **spec: Any) -> None:
@@ -206,25 +208,13 @@ class World:
 
     # --- what must hold -------------------------------------------------------------------------
 
-    def check_start(self, process: Process) -> None:
-        """No process of another attempt may live; behind a fence it may, if the SDK keeps it."""
-        for worker in self.cluster.workers():
-            pod = self.server.get("pods", KEY[0], worker.name)
-            lost = not worker.reachable or pod is None or "deletionTimestamp" in pod["metadata"]
-            fenced = self.sdk and lost and worker is not process.worker
-            attempts = {other.world.attempt for other in worker.living()}
-            if not fenced and attempts - {process.world.attempt}:
-                self.violations.append(f"{attempts} and {process.world.attempt} live at once")
-
     def check(self, *, created_once: bool = True) -> None:
         """Assert what must hold in the end, whatever has happened.
 
         Args:
             created_once: no pod's name was used twice; so it is where none was forced to go.
         """
-        assert self.violations == []
-        bugs = [one.results["bug"] + one.results["error"] for one in self.replicas]
-        assert not any(bugs), "a visit failed by a bug: see the log"
+        oracle.check(self.history)
         self.check_ledger()
         living: dict[str, list[str]] = {}
         for pod in self.pods:
@@ -252,6 +242,7 @@ class World:
     async def check_rest(self, seconds: float = 20.0) -> None:
         """Assert that nothing is written where nothing happens, but the ledger now and then."""
         await asyncio.sleep(12)  # a finished job's pods are cleaned up after ten seconds
+        self.history.add(Rest(self.clock()))
         begin = len(self.server.writes)
         await asyncio.sleep(seconds)
         written = self.server.writes[begin:]
@@ -314,6 +305,33 @@ class World:
         if not worker.reachable or replica.ended.is_set() or reply.status != 200:
             raise ConnectionError
         return reply.body
+
+    def process_starts(self, process: Process) -> None:
+        """Write down that it does, and which attempts' processes can still do harm.
+
+        Behind a fence they cannot: in a worker that nobody can reach or that is being ended, if
+        what they write is fenced by the SDK.
+        """
+        beside = set()
+        for worker in self.cluster.workers():
+            pod = self.server.get("pods", KEY[0], worker.name)
+            lost = not worker.reachable or pod is None or "deletionTimestamp" in pod["metadata"]
+            if not (self.sdk and lost and worker is not process.worker):
+                beside |= {other.world.attempt for other in worker.living()}
+        world, worker = process.world, process.worker
+        self.history.add(
+            Started(
+                at=self.clock(),
+                pod_uid=worker.uid,
+                pod=worker.name,
+                run_id=world.run_id,
+                attempt=world.attempt,
+                rank=world.worker_rank,
+                workers=world.workers,
+                master=f"{world.master_address}:{world.master_port}",
+                beside=frozenset(beside),
+            )
+        )
 
     def replica_died(self) -> None:
         asyncio.get_running_loop().call_later(self.away_seconds, self._restart)

@@ -100,6 +100,8 @@ def decide(
     view, last, decisions, ended = _follow_rules(view, status.attempt)
     after = next_status(status, diagnosis, view, ended, last.message)
     write, flush_at = worth_writing(status, after, now, timing)
+    # What is not persisted now must not be acknowledged: what lies behind it could be deleted.
+    told = after if write else after.model_copy(update={"checkpoint": status.checkpoint})
     done = after.finished_at if is_finished(after) else None
     due = None if done else next_deadline(view)
     times = [
@@ -118,7 +120,7 @@ def decide(
             *_to_delete(spec, view.snapshot, done, now, timing),
             *_stuck(after.attempt, view.snapshot, now, timing),
         ),
-        answers=answers(after, view.snapshot, processes, timing),
+        answers=answers(told, view.snapshot, processes, timing),
         delete_job=(
             done is not None
             and spec.ttl_seconds_after_finished is not None

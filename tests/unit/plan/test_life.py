@@ -1,5 +1,6 @@
 """The life of a job in which nothing breaks."""
 
+from goodput.protocol import Commit
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 
 
@@ -96,6 +97,15 @@ def test_the_commit_is_acknowledged_to_the_agents_once_it_is_written(training) -
     [answer] = world.visit().answers.values()
     assert answer.durable is not None
     assert answer.durable.step == 7
+
+
+def test_a_commit_is_not_acknowledged_before_it_is_written(training) -> None:
+    world = training(1, commit=5)
+    world.jump(1)
+    world.train(7, commit=7)
+    plan = world.visit()
+    [answer] = plan.answers.values()
+    assert (plan.write, answer.durable) == (False, Commit(1, 5))
 
 
 def test_a_gang_that_finishes_no_step_for_a_minute_is_said_to_stand_still(training) -> None:
