@@ -220,8 +220,8 @@ class FaultProxy:
             self.fired += 1
             await self._kill()
 
-    async def open(self, context: ssl.SSLContext) -> None:
-        """Listen, at `port`."""
+    async def open(self, context: ssl.SSLContext | None) -> None:
+        """Listen at `port`; without a context, for want of certificates, in the clear."""
         server = web.Server(self._serve, access_log=None)
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_server(server, "127.0.0.1", 0, ssl=context)

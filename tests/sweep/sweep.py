@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
@@ -25,6 +25,7 @@ import aiohttp
 
 from e2e.bench.harness.api_tier import Client, api_tier
 from e2e.cluster.controlplane import ControlPlane
+from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import say
 from goodput_operator import names
 from tests.faultproxy.operators import Nursery
@@ -34,8 +35,12 @@ from tests.sweep.scenarios import SCENARIOS
 from tests.sweep.world import Lane, RealWorld
 
 TRIES = 3
-"""A plan whose fault did not fire is played once more: its write may come in another pass."""
+"""A plan is played again when its fault did not fire, as its write may come in another pass, and
+when it came to a bad end in which an operator had ended that nobody killed: too busy a machine.
+"""
 FIRE_SECONDS = 30.0
+PLANE_TRIES = 5
+NOT_FIRED = "the fault did not happen"
 FIRST_PORT, LAST_PORT = 21_000, 29_000
 """Below those that the kernel gives to outgoing connections."""
 PROGRESS_SECONDS = 20.0
@@ -82,6 +87,11 @@ class Result:
     watched: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
 
+    @property
+    def inconclusive(self) -> bool:
+        """Whether it should be played again."""
+        return self.violations == [NOT_FIRED] or bool(self.violations and self.own_ends)
+
 
 class Sweep:
     """Plays plans on a control plane of its own."""
@@ -109,9 +119,7 @@ class Sweep:
             while waiting and time.monotonic() < self._until:
                 plan = waiting.popleft()
                 result = await self._play_one(lane, plan, expected.get(plan.scenario))
-                for _ in range(TRIES - 1):
-                    if result.fired or result.violations[1:] or not result.violations:
-                        break
+                while result.runs < TRIES and result.inconclusive:
                     again = await self._play_one(lane, plan, expected.get(plan.scenario))
                     again.runs += result.runs
                     result = again
@@ -143,7 +151,7 @@ class Sweep:
         result.fired = world.proxy.fired
         result.restarts, result.own_ends = world.restarts, world.own_ends
         if plan.fault is not None and not result.fired:
-            result.violations.insert(0, "the fault did not happen")
+            result.violations.insert(0, NOT_FIRED)
         result.violations += world.problems()
         if result.violations:
             result.history = [str(write) for write in world.proxy.writes[-SHOWN_WRITES:]]
@@ -399,5 +407,23 @@ def _show(result: Result) -> None:
 
 def main_on_own_plane(**options: Any) -> dict[str, Any]:
     """Run on a control plane that is made for the time."""
-    with tempfile.TemporaryDirectory(prefix="goodput-sweep-") as logs, api_tier(0) as plane:
+    with ExitStack() as stack:
+        logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="goodput-sweep-"))
+        plane = stack.enter_context(_patient_api_tier())
         return asyncio.run(run(plane, Path(logs), **options))
+
+
+@contextmanager
+def _patient_api_tier() -> Iterator[ControlPlane]:
+    """Try again where a component gave up because the machine was too busy for another."""
+    for left in reversed(range(PLANE_TRIES)):
+        with ExitStack() as stack:
+            try:
+                plane = stack.enter_context(api_tier(0))
+            except ClusterError as failed:
+                if not left:
+                    raise
+                say(f"once more: {str(failed).partition(chr(10))[0]}")
+                continue
+            yield plane
+            return

@@ -29,7 +29,7 @@ WAIT_SECONDS = 120.0
 REST_SECONDS = 3.0
 LOOK_SECONDS = 0.5
 MOST_LOOKS = 6
-LEASE_SECONDS, RENEW_SECONDS = 8, 1
+LEASE_SECONDS, RENEW_SECONDS = 10, 1
 """Short, so that a take-over does not take long; a busy machine must not lose it, though."""
 JOBS = "/apis/goodput.training/v1alpha1/namespaces/{}/trainingjobs"
 

@@ -3,7 +3,9 @@
 The only user of the `kubernetes` client, of which it takes the configuration, the
 authentication and the connection pool, but not its models: they refuse unknown fields in
 bodies, drop them from answers, and cost thirty times what `json` does. It never repeats a
-call on its own: whether to try again is the caller's decision, after looking again.
+call on its own: whether to try again is the caller's decision, after looking again. (aiohttp
+sends a read, an update or a deletion a second time when its connection broke before an answer
+came. That is harmless: updates carry a resourceVersion and deletions a UID.)
 """
 
 import asyncio
