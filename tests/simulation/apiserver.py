@@ -33,6 +33,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 TRAVEL_SECONDS = 0.002
 WATCH_LAG_SECONDS = 0.01
 BOOKMARK_SECONDS = 60.0
+LAST_BOOKMARK_SECONDS = 2.0
 DEFAULT_GRACE_SECONDS = 30
 GRACE = "deletionGracePeriodSeconds"
 
@@ -120,6 +121,7 @@ class ApiServer:
         watch_lag_seconds: how long news take.
         repeats: every event of a watch comes twice.
         oldest: a watch from before this version has expired.
+        quotas: how many pods a namespace may have.
         admission: refuses the creation of an object by raising `RefusedError`.
         listeners: the rest of the cluster: told (plural, old, new) at once.
         history: where every write is recorded.
@@ -140,6 +142,7 @@ class ApiServer:
         self.watch_lag_seconds = WATCH_LAG_SECONDS
         self.repeats = False
         self.oldest = 0
+        self.quotas: dict[str, int] = {}
         self.admission: Callable[[Request], None] = lambda _: None
         self.listeners: list[Callable[[str, Json | None, Json | None], None]] = []
         self.created: Counter[str] = Counter()
@@ -347,10 +350,11 @@ class ApiServer:
         if request.verb == "get":
             return known
         if request.verb == "delete":
-            wanted = request.body.get("preconditions", {}).get("uid")
+            options = request.body or {}
+            wanted = options.get("preconditions", {}).get("uid")
             if wanted not in (None, known["metadata"]["uid"]):
                 raise RefusedError(409, "Conflict", "Precondition failed: UID in precondition")
-            self.delete(*key, request.body.get("gracePeriodSeconds"), by, request)
+            self.delete(*key, options.get("gracePeriodSeconds"), by, request)
             return self.objects.get(key, known)
         version = request.body["metadata"].get("resourceVersion")
         if version not in (None, "", known["metadata"]["resourceVersion"]):
@@ -368,31 +372,71 @@ class ApiServer:
             return dict(body)
         name = body["metadata"]["name"]
         self.admission(request)
+        if request.plural == "pods":
+            self._check_quota(request.namespace)
         if (request.plural, request.namespace, name) in self.objects:
             raise RefusedError(409, "AlreadyExists", f'{request.plural} "{name}" already exists')
         made = {**body, "metadata": {**body["metadata"], "namespace": request.namespace}}
         if request.plural == "pods":
+            made["spec"] = {"restartPolicy": "Always", **body["spec"]}
             made["status"] = {"phase": "Pending"}
         if "dryRun" in request.query:
             return made
         self.created[name] += 1
         return self.store(request.plural, made, by, request)
 
+    def _check_quota(self, namespace: str) -> None:
+        """Refuse one pod more than a namespace may have; those that have ended do not count."""
+        limit = self.quotas.get(namespace)
+        used = sum(
+            pod["metadata"].get("namespace") == namespace
+            and pod["status"].get("phase") not in ("Succeeded", "Failed")
+            for pod in self.all("pods")
+        )
+        if limit is not None and used >= limit:
+            message = f"exceeded quota: team, used: pods={used}, limited: pods={limit}"
+            raise RefusedError(403, "Forbidden", message)
+
     def _list(self, request: Request) -> Json:
+        """Return a page; all pages of a list are of the moment of its first."""
         version, objects = self.stuck.get(request.plural, (self.version, self.objects))
+        begin = 0
+        if "continue" in request.query:
+            version, begin = json.loads(request.query["continue"])
+            objects = self._as_of(version)
         found = [
             obj
             for (plural, _, _), obj in sorted(objects.items())
             if plural == request.plural and _matches(obj, request.namespace, request)
         ]
-        return {"metadata": {"resourceVersion": str(version)}, "items": found}
+        end = begin + int(request.query.get("limit", len(found)))
+        metadata = {"resourceVersion": str(version)}
+        if end < len(found):
+            metadata["continue"] = json.dumps([version, end])
+        return {"metadata": metadata, "items": found[begin:end]}
+
+    def _as_of(self, version: int) -> dict[Key, Json]:
+        objects = dict(self.objects)
+        for later, plural, old, new in reversed(self.changes):
+            if later <= version:
+                break
+            metadata = (old or new or {})["metadata"]
+            key = plural, metadata.get("namespace", ""), metadata["name"]
+            objects.pop(key, None)
+            if old is not None:
+                objects[key] = old
+        return objects
 
     def _review(self, spec: Json) -> Json:
-        payload = spec["token"].split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        parts = spec["token"].split(".")
+        if len(parts) != 3 or parts[2] != "signature":
+            return {"authenticated": False}
+        payload = parts[1] + "=" * (-len(parts[1]) % 4)
+        claims = json.loads(base64.urlsafe_b64decode(payload))
         named = claims["kubernetes.io"]
         pod = self.get("pods", named["namespace"], named["pod"]["name"])
-        if pod is None or pod["metadata"]["uid"] != named["pod"]["uid"]:
+        known = pod is not None and pod["metadata"]["uid"] == named["pod"]["uid"]
+        if not known or not set(claims["aud"]) & set(spec["audiences"]):
             return {"authenticated": False}
         extra = {
             "authentication.kubernetes.io/pod-name": [named["pod"]["name"]],
@@ -606,15 +650,19 @@ class _Watch:
         while not self._here:
             if self._broken:
                 raise aiohttp.ClientPayloadError("the connection was cut")
-            wait_seconds = min(self._ends_at - self._loop.time(), BOOKMARK_SECONDS)
-            if wait_seconds <= 0:
+            left_seconds = self._ends_at - self._loop.time()
+            if left_seconds <= 0:
                 return b""
+            # The last bookmark comes shortly before the end.
+            last = left_seconds - LAST_BOOKMARK_SECONDS
+            wait_seconds = min(last if last > 0 else left_seconds, BOOKMARK_SECONDS)
             self._news.clear()
             try:
                 async with asyncio.timeout(wait_seconds):
                     await self._news.wait()
             except TimeoutError:
-                self._bookmark()
+                if last > 0:
+                    self._bookmark()
         text = b"".join(line + b"\n" for line in self._here)
         self._here.clear()
         return text

@@ -180,6 +180,9 @@ def _in_processes(all_plans: list[Plan], begin: float) -> Iterator[Result]:
     done, told_at = 0, begin
     with ProcessPoolExecutor(PROCESSES) as pool:
         for results in pool.map(play_all, chunks):
+            for result in results:
+                if result.wrong or not result.fired:
+                    print(f"{result.plan}: {_first_line(result) or 'did not fire'}", flush=True)
             yield from results
             done += len(results)
             if time.monotonic() - told_at > TOLD_EVERY_SECONDS:
