@@ -59,6 +59,10 @@ lint: $(READY) ## style, types, import layers, and that the CRD is the generated
 unit: $(READY) ## the tests that need no cluster
 	@$(PYTEST) -q tests --ignore=tests/contract
 
+.PHONY: sweep-sim
+sweep-sim: $(READY) ## a fault at every write of every simulated scenario (SEED=n; REPLAY=plan: one again)
+	@PYTHONPATH=operator:. $(PY) -m tests.simulation.sweep
+
 .PHONY: contract
 contract: $(READY) ## the tests that need an API server: the cluster that is up, else one for the time
 	@$(PYTEST) -q tests/contract

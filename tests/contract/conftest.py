@@ -10,6 +10,7 @@ from e2e.cluster.cluster import Cluster
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.preflight import unavailable_reason
 from goodput_operator import names
+from tests.contract.tiers import Api, RealTier, SimulatedTier, Tier
 
 CRD = Path(__file__).resolve().parents[2] / "crds" / "goodput.training_trainingjobs.yaml"
 
@@ -60,3 +61,32 @@ def trainingjobs(cluster: Cluster) -> None:
 def pod_labels() -> dict[str, str]:
     """The labels of a worker pod of the job `char-gpt`."""
     return {names.LABEL_MANAGED_BY: names.OPERATOR_NAME, names.LABEL_JOB: "char-gpt"}
+
+
+@pytest.fixture(params=["simulated", "real"])
+def tier(request: pytest.FixtureRequest) -> Iterator[Tier]:
+    """Both API servers, one after the other."""
+    if request.param == "real":
+        request.getfixturevalue("trainingjobs")
+        yield RealTier(request.getfixturevalue("cluster"))
+        return
+    simulated = SimulatedTier()
+    yield simulated
+    simulated.close()
+
+
+@pytest.fixture
+def api_server(tier: Tier) -> Api:
+    """The tier's API server as its administrator."""
+    return tier.api
+
+
+@pytest.fixture
+def place(tier: Tier) -> Iterator[str]:
+    """A namespace of the tier, which takes pods at once."""
+    name = tier.namespace()
+    yield name
+    tier.forget(name)
+
+
+only_real = pytest.mark.parametrize("tier", ["real"], indirect=True)

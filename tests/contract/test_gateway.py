@@ -1,4 +1,4 @@
-"""A real API server answers as the gateway believes."""
+"""An API server answers as the gateway believes: a real one, and the simulated one likewise."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,26 +6,20 @@ from typing import Any
 
 import pytest
 
-from e2e.cluster.cluster import Cluster
 from goodput_operator import errors
 from goodput_operator.effects import gateway as api
 from goodput_operator.effects.gateway import Gateway
 from goodput_operator.observe.agents import TokenIdentity
+from tests.contract.conftest import only_real
+from tests.contract.tiers import Api, Tier
 
 Test = Callable[[Gateway], Awaitable[None]]
 AUDIENCE = "goodput.training/agent"
 
 
 @pytest.fixture
-def talk(cluster: Cluster) -> Callable[[Test], None]:
-    async def run(test: Test) -> None:
-        gateway = await Gateway.connect(kubeconfig=str(cluster.kubeconfig))
-        try:
-            await test(gateway)
-        finally:
-            await gateway.close()
-
-    return lambda test: asyncio.run(run(test))
+def talk(tier: Tier) -> Callable[[Test], None]:
+    return tier.talk
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:
@@ -39,33 +33,28 @@ def pod(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def test_a_pod_is_created_once_and_a_dry_run_creates_none(
-    talk: Callable[[Test], None], cluster: Cluster, namespace: str
+    talk: Callable[[Test], None], place: str
 ) -> None:
-    _await_service_account(cluster, namespace)
-
     async def test(gateway: Gateway) -> None:
-        tried = await gateway.create_pod(namespace, pod("a"), dry_run=True)
+        tried = await gateway.create_pod(place, pod("a"), dry_run=True)
         assert tried["spec"]["restartPolicy"] == "Always", "the server's defaults are in it"
         with pytest.raises(errors.NotFoundError):
-            await gateway.get_pod(namespace, "a")
-        made = await gateway.create_pod(namespace, pod("a"))
+            await gateway.get_pod(place, "a")
+        made = await gateway.create_pod(place, pod("a"))
         assert int(made["metadata"]["resourceVersion"]) > 0
         with pytest.raises(errors.AlreadyExistsError, match='"a" already exists'):
-            await gateway.create_pod(namespace, pod("a"))
+            await gateway.create_pod(place, pod("a"))
 
     talk(test)
 
 
-def test_a_refusal_names_the_field(
-    talk: Callable[[Test], None], cluster: Cluster, namespace: str
-) -> None:
-    _await_service_account(cluster, namespace)
-
+@only_real
+def test_a_refusal_names_the_field(talk: Callable[[Test], None], place: str) -> None:
     async def test(gateway: Gateway) -> None:
         with pytest.raises(errors.InvalidError, match=r"spec\.activeDeadlineSeconds"):
-            await gateway.create_pod(namespace, pod("a", activeDeadlineSeconds=-5))
+            await gateway.create_pod(place, pod("a", activeDeadlineSeconds=-5))
         with pytest.raises(errors.InvalidError, match="restartPolicy"):
-            await gateway.create_pod(namespace, pod("a", restartPolicy=7))
+            await gateway.create_pod(place, pod("a", restartPolicy=7))
         with pytest.raises(errors.NotFoundError, match="namespaces"):
             await gateway.create_pod("no-such-namespace", pod("a"))
 
@@ -73,23 +62,22 @@ def test_a_refusal_names_the_field(
 
 
 def test_a_quota_says_no_in_its_own_words(
-    talk: Callable[[Test], None], cluster: Cluster, namespace: str
+    talk: Callable[[Test], None], api_server: Api, place: str
 ) -> None:
-    _await_service_account(cluster, namespace)
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    cluster.api.call("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    api_server.call("POST", f"/api/v1/namespaces/{place}/resourcequotas", quota)
 
     async def test(gateway: Gateway) -> None:
         with pytest.raises(errors.ForbiddenError, match="quota"):
-            await gateway.create_pod(namespace, pod("a"))
+            await gateway.create_pod(place, pod("a"))
 
     talk(test)
 
 
+@only_real
 def test_a_policy_says_no_in_its_own_words(
-    talk: Callable[[Test], None], cluster: Cluster, namespace: str
+    talk: Callable[[Test], None], api_server: Api, place: str
 ) -> None:
-    _await_service_account(cluster, namespace)
     policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
     bindings = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
     rule = {
@@ -99,17 +87,17 @@ def test_a_policy_says_no_in_its_own_words(
         "resources": ["pods"],
     }
     policy = {
-        "metadata": {"name": namespace},
+        "metadata": {"name": place},
         "spec": {
             "matchConstraints": {"resourceRules": [rule]},
             "validations": [{"expression": "false", "message": "no pods on Sundays"}],
         },
     }
-    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": place}}
     binding = {
-        "metadata": {"name": namespace},
+        "metadata": {"name": place},
         "spec": {
-            "policyName": namespace,
+            "policyName": place,
             "validationActions": ["Deny"],
             "matchResources": {"namespaceSelector": here},
         },
@@ -118,7 +106,7 @@ def test_a_policy_says_no_in_its_own_words(
     async def refusal(gateway: Gateway) -> errors.ApiError:
         while True:  # policies take effect a moment after they are made
             try:
-                await gateway.create_pod(namespace, pod("a"), dry_run=True)
+                await gateway.create_pod(place, pod("a"), dry_run=True)
             except errors.ApiError as error:
                 return error
 
@@ -127,35 +115,32 @@ def test_a_policy_says_no_in_its_own_words(
         assert isinstance(refused, errors.InvalidError)
         assert "no pods on Sundays" in str(refused)
 
-    cluster.api.call("POST", policies, policy)
-    cluster.api.call("POST", bindings, binding)
+    api_server.call("POST", policies, policy)
+    api_server.call("POST", bindings, binding)
     try:
         talk(test)
     finally:
-        cluster.api.call("DELETE", f"{bindings}/{namespace}")
-        cluster.api.call("DELETE", f"{policies}/{namespace}")
+        api_server.call("DELETE", f"{bindings}/{place}")
+        api_server.call("DELETE", f"{policies}/{place}")
 
 
 def test_deletion_strikes_the_pod_that_was_meant_and_no_namesake(
-    talk: Callable[[Test], None], cluster: Cluster, namespace: str
+    talk: Callable[[Test], None], place: str
 ) -> None:
-    _await_service_account(cluster, namespace)
-
     async def test(gateway: Gateway) -> None:
-        made = await gateway.create_pod(namespace, pod("a"))
-        await gateway.delete_pod(namespace, "a", "00000000-0000-0000-0000-000000000000")
-        assert "deletionTimestamp" not in (await gateway.get_pod(namespace, "a"))["metadata"]
+        made = await gateway.create_pod(place, pod("a"))
+        await gateway.delete_pod(place, "a", "00000000-0000-0000-0000-000000000000")
+        assert "deletionTimestamp" not in (await gateway.get_pod(place, "a"))["metadata"]
         for _ in range(2):
-            await gateway.delete_pod(namespace, "a", made["metadata"]["uid"], grace_seconds=0)
+            await gateway.delete_pod(place, "a", made["metadata"]["uid"], grace_seconds=0)
         with pytest.raises(errors.NotFoundError):
-            await gateway.get_pod(namespace, "a")
+            await gateway.get_pod(place, "a")
 
     talk(test)
 
 
-@pytest.mark.usefixtures("trainingjobs")
 def test_a_status_is_written_only_onto_the_state_it_was_made_for(
-    talk: Callable[[Test], None], namespace: str
+    talk: Callable[[Test], None], place: str
 ) -> None:
     container = {"name": "trainer", "image": "a", "command": ["train"]}
     template = {"spec": {"containers": [container]}}
@@ -164,15 +149,13 @@ def test_a_status_is_written_only_onto_the_state_it_was_made_for(
     body = {"metadata": {"name": "char-gpt"}, "spec": spec}
 
     async def test(gateway: Gateway) -> None:
-        made = await gateway.create(api.JOBS, namespace, body)
-        assert [job["metadata"]["name"] for job in await gateway.list_jobs(namespace)] == [
-            "char-gpt"
-        ]
+        made = await gateway.create(api.JOBS, place, body)
+        assert [job["metadata"]["name"] for job in await gateway.list_jobs(place)] == ["char-gpt"]
         written = await gateway.replace_status({**made, "status": {"phase": "Queued"}})
         assert written["status"]["phase"] == "Queued"
         with pytest.raises(errors.ConflictError):
             await gateway.replace_status({**made, "status": {"phase": "Failed"}})
-        key = (namespace, "char-gpt")
+        key = (place, "char-gpt")
         assert (await gateway.get_job(key))["status"]["phase"] == "Queued"
         for _ in range(2):
             await gateway.delete_job(key, made["metadata"]["uid"])
@@ -182,15 +165,15 @@ def test_a_status_is_written_only_onto_the_state_it_was_made_for(
     talk(test)
 
 
-def test_of_two_that_replace_a_lease_one_wins(talk: Callable[[Test], None], namespace: str) -> None:
+def test_of_two_that_replace_a_lease_one_wins(talk: Callable[[Test], None], place: str) -> None:
     async def test(gateway: Gateway) -> None:
         body = {"metadata": {"name": "leader"}, "spec": {"leaseDurationSeconds": 15}}
-        lease = await gateway.create(api.LEASES, namespace, body)
+        lease = await gateway.create(api.LEASES, place, body)
         results = await asyncio.gather(
             *(
                 gateway.replace(
                     api.LEASES,
-                    namespace,
+                    place,
                     {**lease, "spec": {**lease["spec"], "holderIdentity": me}},
                 )
                 for me in ("one", "two", "three")
@@ -199,22 +182,20 @@ def test_of_two_that_replace_a_lease_one_wins(talk: Callable[[Test], None], name
         )
         assert sum(isinstance(result, errors.ConflictError) for result in results) == 2
         winners = [result["spec"] for result in results if isinstance(result, dict)]
-        assert winners == [(await gateway.get(api.LEASES, namespace, "leader"))["spec"]]
+        assert winners == [(await gateway.get(api.LEASES, place, "leader"))["spec"]]
 
     talk(test)
 
 
 def test_a_projected_token_names_its_pod_to_its_audience_alone(
-    talk: Callable[[Test], None], cluster: Cluster, namespace: str
+    talk: Callable[[Test], None], api_server: Api, place: str
 ) -> None:
-    _await_service_account(cluster, namespace)
-
     async def test(gateway: Gateway) -> None:
-        made = await gateway.create_pod(namespace, pod("char-gpt-0-0"))
+        made = await gateway.create_pod(place, pod("char-gpt-0-0"))
         uid = made["metadata"]["uid"]
-        token = _token(cluster, namespace, uid)
+        token = _token(api_server, place, uid)
         assert await gateway.review_token(token, AUDIENCE) == TokenIdentity(
-            namespace=namespace, service_account="default", pod_name="char-gpt-0-0", pod_uid=uid
+            namespace=place, service_account="default", pod_name="char-gpt-0-0", pod_uid=uid
         )
         assert await gateway.review_token(token, "https://kubernetes.default.svc") is None
         assert await gateway.review_token(token[:-4] + "AAAA", AUDIENCE) is None
@@ -224,9 +205,9 @@ def test_a_projected_token_names_its_pod_to_its_audience_alone(
     talk(test)
 
 
-def test_an_event_is_accepted(talk: Callable[[Test], None], namespace: str) -> None:
+def test_an_event_is_accepted(talk: Callable[[Test], None], place: str) -> None:
     event = {
-        "metadata": {"generateName": "char-gpt-", "namespace": namespace},
+        "metadata": {"generateName": "char-gpt-", "namespace": place},
         "eventTime": "2026-11-22T03:00:00.000000Z",
         "reportingController": "goodput.training/operator",
         "reportingInstance": "goodput-operator-0",
@@ -234,29 +215,25 @@ def test_an_event_is_accepted(talk: Callable[[Test], None], namespace: str) -> N
         "reason": "Restarting",
         "note": "rank 3 was killed",
         "type": "Warning",
-        "regarding": {"kind": "TrainingJob", "namespace": namespace, "name": "char-gpt"},
+        "regarding": {"kind": "TrainingJob", "namespace": place, "name": "char-gpt"},
     }
     talk(lambda gateway: gateway.create_event(event))
 
 
-def test_lists_come_in_pages_of_one_moment(
-    talk: Callable[[Test], None], cluster: Cluster, namespace: str
-) -> None:
-    _await_service_account(cluster, namespace)
-
+def test_lists_come_in_pages_of_one_moment(talk: Callable[[Test], None], place: str) -> None:
     async def test(gateway: Gateway) -> None:
         for name in "abcde":
-            await gateway.create_pod(namespace, pod(name))
-        page = await gateway.list_page(api.PODS, namespace, limit=3)
+            await gateway.create_pod(place, pod(name))
+        page = await gateway.list_page(api.PODS, place, limit=3)
         version = page["metadata"]["resourceVersion"]
-        await gateway.create_pod(namespace, pod("f"))
+        await gateway.create_pod(place, pod("f"))
         rest = await gateway.list_page(
-            api.PODS, namespace, limit=3, continue_=page["metadata"]["continue"]
+            api.PODS, place, limit=3, continue_=page["metadata"]["continue"]
         )
         names = [one["metadata"]["name"] for one in page["items"] + rest["items"]]
         assert names == list("abcde")
         assert rest["metadata"]["resourceVersion"] == version
-        events = gateway.watch(api.PODS, namespace, resource_version=version)
+        events = gateway.watch(api.PODS, place, resource_version=version)
         async for event in events:  # the scheduler writes on the others
             if event["object"]["metadata"]["name"] == "f":
                 assert event["type"] == "ADDED"
@@ -266,16 +243,12 @@ def test_lists_come_in_pages_of_one_moment(
     talk(test)
 
 
-def test_a_watch_ends_in_time_and_with_a_bookmark(
-    talk: Callable[[Test], None], cluster: Cluster, namespace: str
-) -> None:
-    _await_service_account(cluster, namespace)
-
+def test_a_watch_ends_in_time_and_with_a_bookmark(talk: Callable[[Test], None], place: str) -> None:
     async def test(gateway: Gateway) -> None:
-        page = await gateway.list_page(api.PODS, namespace)
-        await gateway.create_pod(namespace, pod("a"))
+        page = await gateway.list_page(api.PODS, place)
+        await gateway.create_pod(place, pod("a"))
         version = page["metadata"]["resourceVersion"]
-        events = gateway.watch(api.PODS, namespace, resource_version=version, timeout_seconds=6)
+        events = gateway.watch(api.PODS, place, resource_version=version, timeout_seconds=6)
         kinds = [event["type"] async for event in events]
         assert kinds[0] == "ADDED"
         assert "BOOKMARK" in kinds
@@ -283,7 +256,9 @@ def test_a_watch_ends_in_time_and_with_a_bookmark(
     talk(test)
 
 
-def test_a_watch_from_long_ago_has_expired(talk: Callable[[Test], None]) -> None:
+def test_a_watch_from_long_ago_has_expired(talk: Callable[[Test], None], tier: Tier) -> None:
+    tier.expire_watches()
+
     async def test(gateway: Gateway) -> None:
         events = gateway.watch(api.PODS, resource_version="1", timeout_seconds=1)
         try:
@@ -295,19 +270,11 @@ def test_a_watch_from_long_ago_has_expired(talk: Callable[[Test], None]) -> None
     talk(test)
 
 
-def _await_service_account(cluster: Cluster, namespace: str) -> None:
-    """A new namespace takes pods once its default service account has been made."""
-    accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
-    cluster.wait_until(
-        lambda: cluster.api.call("GET", accounts)["items"], "the default service account", 30
-    )
-
-
-def _token(cluster: Cluster, namespace: str, uid: str) -> str:
+def _token(api_server: Api, place: str, uid: str) -> str:
     bound = {"apiVersion": "v1", "kind": "Pod", "name": "char-gpt-0-0", "uid": uid}
-    answer = cluster.api.call(
+    answer = api_server.call(
         "POST",
-        f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token",
+        f"/api/v1/namespaces/{place}/serviceaccounts/default/token",
         {"spec": {"audiences": [AUDIENCE], "boundObjectRef": bound, "expirationSeconds": 600}},
     )
     return str(answer["status"]["token"])

@@ -2,7 +2,9 @@
 
 It keeps what the operator relies on: resourceVersions and conflicts, AlreadyExists, UID
 preconditions, graceful deletion, selectors on watches (an object that leaves a selector is
-DELETED for it), admission before storage. Faults are injected by position: at the n-th write.
+DELETED for it), finalizers, admission before storage. Faults are injected by position: at the
+n-th write. Watches can lag, repeat themselves, lose an event, break off or have expired; reads
+can come from a replica that has fallen behind.
 """
 
 import asyncio
@@ -31,6 +33,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 TRAVEL_SECONDS = 0.002
 WATCH_LAG_SECONDS = 0.01
 BOOKMARK_SECONDS = 60.0
+LAST_BOOKMARK_SECONDS = 2.0
 DEFAULT_GRACE_SECONDS = 30
 GRACE = "deletionGracePeriodSeconds"
 
@@ -43,6 +46,17 @@ class Fault(StrEnum):
     ANSWER_LOST = "the write is done, its answer lost"
     UNAVAILABLE = "the write is refused for a moment"
     CONFLICT = "somebody else writes the object first"
+    THROTTLED = "the write is refused with a wish to wait"
+    FAILED = "the API server fails, the write undone"
+    STALE_PODS = "the operator dies after the write; its successor sees the pods as before it"
+    STALE_JOBS = "the operator dies after the write; its successor sees the jobs as before it"
+    UNOBSERVED = "what happens to pods from this write on is seen late, its outcome only"
+
+
+STALE = {Fault.STALE_PODS: "pods", Fault.STALE_JOBS: "trainingjobs"}
+STALE_SECONDS = 4.0
+"""So long a successor hears of nothing new."""
+BLIND_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +114,14 @@ class ApiServer:
     Attributes:
         writes: what the operator has written, in words, since the last `begin`.
         faults: what happens to its n-th write since then.
+        fired: the faults that happened, by the position of their write.
         frozen: plurals whose watches bring no news: every cache of them is stale.
+        stuck: plurals whose reads are answered by a replica that has fallen behind: the version
+            that it knows, and its objects.
+        watch_lag_seconds: how long news take.
+        repeats: every event of a watch comes twice.
+        oldest: a watch from before this version has expired.
+        quotas: how many pods a namespace may have.
         admission: refuses the creation of an object by raising `RefusedError`.
         listeners: the rest of the cluster: told (plural, old, new) at once.
         history: where every write is recorded.
@@ -115,7 +136,13 @@ class ApiServer:
         self.watches: list[_Watch] = []
         self.writes: list[str] = []
         self.faults: dict[int, Fault] = {}
+        self.fired: dict[int, Fault] = {}
         self.frozen: set[str] = set()
+        self.stuck: dict[str, tuple[int, dict[Key, Json]]] = {}
+        self.watch_lag_seconds = WATCH_LAG_SECONDS
+        self.repeats = False
+        self.oldest = 0
+        self.quotas: dict[str, int] = {}
         self.admission: Callable[[Request], None] = lambda _: None
         self.listeners: list[Callable[[str, Json | None, Json | None], None]] = []
         self.created: Counter[str] = Counter()
@@ -127,6 +154,7 @@ class ApiServer:
     def begin(self) -> None:
         """Count writes from here."""
         self.writes.clear()
+        self.fired.clear()
 
     def get(self, plural: str, namespace: str, name: str) -> Json | None:
         return self.objects.get((plural, namespace, name))
@@ -222,11 +250,41 @@ class ApiServer:
             ending = {**obj, "metadata": {**obj["metadata"], **mark}}
             self.store(plural, ending, by, request)
 
+    def stick(self, plural: str) -> None:
+        """From now on reads and watches of this plural come from a replica that hears nothing."""
+        known = {key: obj for key, obj in self.objects.items() if key[0] == plural}
+        self.stuck[plural] = self.version, known
+        self.frozen.add(plural)
+
     def thaw(self) -> None:
         """Let all watches speak again."""
         self.frozen.clear()
+        self.stuck.clear()
         for watch in self.watches:
             watch.flush()
+
+    def merge(self) -> None:
+        """The same, but of each object they tell the newest state only."""
+        for watch in self.watches:
+            watch.merge()
+        self.thaw()
+
+    def break_watches(self, plural: str, *, expired: bool = False) -> None:
+        """Cut all watches of a plural.
+
+        Args:
+            expired: what they had not told yet is forgotten, so they cannot go on from there.
+        """
+        if expired:
+            self.oldest = self.version
+        for watch in [one for one in self.watches if one.plural == plural]:
+            watch.cut()
+
+    def lose_event(self, plural: str) -> None:
+        """The newest event that has not arrived yet never does."""
+        for watch in self.watches:
+            if watch.plural == plural:
+                watch.lose()
 
     def record(
         self, request: Request, by: str, known: Json | None, new: Json | None, code: int = 200
@@ -283,16 +341,20 @@ class ApiServer:
         if request.verb == "create":
             return self._create(request, by)
         key = request.plural, request.namespace, request.name
-        known = self.objects.get(key)
+        objects = self.objects
+        if request.verb == "get" and request.plural in self.stuck:
+            _, objects = self.stuck[request.plural]
+        known = objects.get(key)
         if known is None:
             raise RefusedError(404, "NotFound", f'{request.plural} "{request.name}" not found')
         if request.verb == "get":
             return known
         if request.verb == "delete":
-            wanted = request.body.get("preconditions", {}).get("uid")
+            options = request.body or {}
+            wanted = options.get("preconditions", {}).get("uid")
             if wanted not in (None, known["metadata"]["uid"]):
                 raise RefusedError(409, "Conflict", "Precondition failed: UID in precondition")
-            self.delete(*key, request.body.get("gracePeriodSeconds"), by, request)
+            self.delete(*key, options.get("gracePeriodSeconds"), by, request)
             return self.objects.get(key, known)
         version = request.body["metadata"].get("resourceVersion")
         if version not in (None, "", known["metadata"]["resourceVersion"]):
@@ -310,28 +372,71 @@ class ApiServer:
             return dict(body)
         name = body["metadata"]["name"]
         self.admission(request)
+        if request.plural == "pods":
+            self._check_quota(request.namespace)
         if (request.plural, request.namespace, name) in self.objects:
             raise RefusedError(409, "AlreadyExists", f'{request.plural} "{name}" already exists')
         made = {**body, "metadata": {**body["metadata"], "namespace": request.namespace}}
         if request.plural == "pods":
+            made["spec"] = {"restartPolicy": "Always", **body["spec"]}
             made["status"] = {"phase": "Pending"}
         if "dryRun" in request.query:
             return made
         self.created[name] += 1
         return self.store(request.plural, made, by, request)
 
+    def _check_quota(self, namespace: str) -> None:
+        """Refuse one pod more than a namespace may have; those that have ended do not count."""
+        limit = self.quotas.get(namespace)
+        used = sum(
+            pod["metadata"].get("namespace") == namespace
+            and pod["status"].get("phase") not in ("Succeeded", "Failed")
+            for pod in self.all("pods")
+        )
+        if limit is not None and used >= limit:
+            message = f"exceeded quota: team, used: pods={used}, limited: pods={limit}"
+            raise RefusedError(403, "Forbidden", message)
+
     def _list(self, request: Request) -> Json:
+        """Return a page; all pages of a list are of the moment of its first."""
+        version, objects = self.stuck.get(request.plural, (self.version, self.objects))
+        begin = 0
+        if "continue" in request.query:
+            version, begin = json.loads(request.query["continue"])
+            objects = self._as_of(version)
         found = [
-            obj for obj in self.all(request.plural) if _matches(obj, request.namespace, request)
+            obj
+            for (plural, _, _), obj in sorted(objects.items())
+            if plural == request.plural and _matches(obj, request.namespace, request)
         ]
-        return {"metadata": {"resourceVersion": str(self.version)}, "items": found}
+        end = begin + int(request.query.get("limit", len(found)))
+        metadata = {"resourceVersion": str(version)}
+        if end < len(found):
+            metadata["continue"] = json.dumps([version, end])
+        return {"metadata": metadata, "items": found[begin:end]}
+
+    def _as_of(self, version: int) -> dict[Key, Json]:
+        objects = dict(self.objects)
+        for later, plural, old, new in reversed(self.changes):
+            if later <= version:
+                break
+            metadata = (old or new or {})["metadata"]
+            key = plural, metadata.get("namespace", ""), metadata["name"]
+            objects.pop(key, None)
+            if old is not None:
+                objects[key] = old
+        return objects
 
     def _review(self, spec: Json) -> Json:
-        payload = spec["token"].split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        parts = spec["token"].split(".")
+        if len(parts) != 3 or parts[2] != "signature":
+            return {"authenticated": False}
+        payload = parts[1] + "=" * (-len(parts[1]) % 4)
+        claims = json.loads(base64.urlsafe_b64decode(payload))
         named = claims["kubernetes.io"]
         pod = self.get("pods", named["namespace"], named["pod"]["name"])
-        if pod is None or pod["metadata"]["uid"] != named["pod"]["uid"]:
+        known = pod is not None and pod["metadata"]["uid"] == named["pod"]["uid"]
+        if not known or not set(claims["aud"]) & set(spec["audiences"]):
             return {"authenticated": False}
         extra = {
             "authentication.kubernetes.io/pod-name": [named["pod"]["name"]],
@@ -352,6 +457,8 @@ class Connection:
         name: what the history calls that process.
         crash: ends that process; nothing of it happens afterwards.
         cut: nothing gets through any more.
+        late_seconds: each request takes so long on its way.
+        deaf: no watch of it hears anything.
     """
 
     def __init__(self, server: ApiServer, name: str, crash: Callable[[], None]) -> None:
@@ -359,17 +466,22 @@ class Connection:
         self.name = name
         self.crash = crash
         self.cut = False
+        self.late_seconds = 0.0
+        self.deaf = False
 
     async def call_api(self, method: str, url: str, _headers: Any, body: Any, **_: Any) -> Any:
         """See `kubernetes.aio.client.ApiClient.call_api`."""
         request = Request.read(method, url, body)
         await self._travel()
         if request.verb == "watch":
-            return _Response(200, content=_Watch(self.server, request))
+            return _Response(200, content=_Watch(self.server, request, self))
         fault = None
         if request.writes:
             self.server.writes.append(str(request))
-            fault = self.server.faults.pop(len(self.server.writes), None)
+            position = len(self.server.writes)
+            fault = self.server.faults.pop(position, None)
+            if fault is not None:
+                self.server.fired[position] = fault
         response = await self._answer(request, fault)
         await self._travel()
         return response
@@ -379,11 +491,22 @@ class Connection:
             await self._die()
         if fault is Fault.UNAVAILABLE:
             return _Response(503, _status(503, "ServiceUnavailable", "try again"))
+        if fault is Fault.THROTTLED:
+            later = {"Retry-After": "1"}
+            return _Response(429, _status(429, "TooManyRequests", "later"), headers=later)
+        if fault is Fault.FAILED:
+            return _Response(500, _status(500, "InternalError", "etcdserver: no leader"))
         if fault is Fault.CONFLICT and request.verb == "update":
             key = request.plural, request.namespace, request.name
             self.server.change(
                 *key, lambda obj: obj["metadata"].setdefault("annotations", {}).update(touched="1")
             )
+        if fault in STALE:
+            self.server.stick(STALE[fault])
+            asyncio.get_running_loop().call_later(STALE_SECONDS, self.server.thaw)
+        if fault is Fault.UNOBSERVED:
+            self.server.frozen.add("pods")
+            asyncio.get_running_loop().call_later(BLIND_SECONDS, self.server.merge)
         try:
             code, answer = 200, self.server.handle(request, self.name)
         except RefusedError as refusal:
@@ -392,7 +515,7 @@ class Connection:
                 key = request.plural, request.namespace, request.subject
                 known = self.server.objects.get(key)
                 self.server.record(request, self.name, known, known, code)
-        if fault is Fault.CRASH_AFTER:
+        if fault is Fault.CRASH_AFTER or fault in STALE:
             await self._die()
         if fault is Fault.ANSWER_LOST:
             raise aiohttp.ServerDisconnectedError
@@ -401,7 +524,7 @@ class Connection:
     async def _travel(self) -> None:
         if self.cut:
             await asyncio.get_running_loop().create_future()
-        await asyncio.sleep(TRAVEL_SECONDS)
+        await asyncio.sleep(TRAVEL_SECONDS + self.late_seconds)
 
     async def _die(self) -> None:
         self.crash()
@@ -454,8 +577,10 @@ class _Response:
 class _Watch:
     """One open watch: an `aiohttp.StreamReader` that ends when its time is over."""
 
-    def __init__(self, server: ApiServer, request: Request) -> None:
+    def __init__(self, server: ApiServer, request: Request, connection: Connection) -> None:
+        self.plural = request.plural
         self._server = server
+        self._connection = connection
         self._request = request
         self._loop = asyncio.get_running_loop()
         self._ends_at = self._loop.time() + int(request.query["timeoutSeconds"])
@@ -463,6 +588,10 @@ class _Watch:
         self._coming: deque[tuple[int, bytes]] = deque()
         self._here: list[bytes] = []
         self._news = asyncio.Event()
+        self._broken = False
+        if self._told < server.oldest:
+            gone = {"type": "ERROR", "object": _status(410, "Expired", "too old resource version")}
+            self._here.append(json.dumps(gone).encode())
         begin = self._told
         for version, plural, old, new in server.changes:
             if version > begin:
@@ -485,36 +614,61 @@ class _Watch:
         assert obj is not None
         metadata = {**obj["metadata"], "resourceVersion": str(version)}
         line = json.dumps({"type": kind, "object": {**obj, "metadata": metadata}}).encode()
-        self._coming.append((version, line))
-        self._loop.call_later(WATCH_LAG_SECONDS, self._arrive)
+        for _ in range(2 if self._server.repeats else 1):
+            self._coming.append((version, line))
+            self._loop.call_later(self._server.watch_lag_seconds, self._arrive)
+
+    def merge(self) -> None:
+        """Of each object keep the newest state only."""
+        newest = {}
+        for version, line in self._coming:
+            newest[json.loads(line)["object"]["metadata"]["uid"]] = version, line
+        self._coming = deque(sorted(newest.values()))
+
+    def cut(self) -> None:
+        """Break the connection: what was on its way is lost, and can be asked for again."""
+        self._coming.clear()
+        self._broken = True
+        self._news.set()
+
+    def lose(self) -> None:
+        if self._coming:
+            self._coming.pop()
 
     def flush(self) -> None:
         while self._coming:
             self._arrive()
 
     def _arrive(self) -> None:
-        if self._coming and self._request.plural not in self._server.frozen:
+        mute = self._connection.deaf or self.plural in self._server.frozen
+        if self._coming and not mute:
             self._told, line = self._coming.popleft()
             self._here.append(line)
             self._news.set()
 
     async def read(self, _: int) -> bytes:
         while not self._here:
-            wait_seconds = min(self._ends_at - self._loop.time(), BOOKMARK_SECONDS)
-            if wait_seconds <= 0:
+            if self._broken:
+                raise aiohttp.ClientPayloadError("the connection was cut")
+            left_seconds = self._ends_at - self._loop.time()
+            if left_seconds <= 0:
                 return b""
+            # The last bookmark comes shortly before the end.
+            last = left_seconds - LAST_BOOKMARK_SECONDS
+            wait_seconds = min(last if last > 0 else left_seconds, BOOKMARK_SECONDS)
             self._news.clear()
             try:
                 async with asyncio.timeout(wait_seconds):
                     await self._news.wait()
             except TimeoutError:
-                self._bookmark()
+                if last > 0:
+                    self._bookmark()
         text = b"".join(line + b"\n" for line in self._here)
         self._here.clear()
         return text
 
     def _bookmark(self) -> None:
-        if self._request.plural not in self._server.frozen:
+        if not self._connection.deaf and self.plural not in self._server.frozen:
             metadata = {"resourceVersion": str(self._told)}
             bookmark = {"type": "BOOKMARK", "object": {"metadata": metadata}}
             self._here.append(json.dumps(bookmark).encode())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from goodput.protocol import ENV_SLOT
 from goodput_operator import names
 from tests.simulation.apiserver import DEFAULT_GRACE_SECONDS, ApiServer, Json
 from tests.simulation.history import Harm, clock
@@ -44,9 +45,16 @@ class Kubelet:
 
 
 class Cluster:
-    """Nodes on which one worker each finds room."""
+    """Nodes on which one worker each finds room.
+
+    Attributes:
+        bind_seconds: how long the scheduler takes.
+        start_seconds: how long a kubelet takes to start a container.
+    """
 
     def __init__(self, world: "World", nodes: int) -> None:
+        self.bind_seconds = BIND_SECONDS
+        self.start_seconds = START_SECONDS
         self._world = world
         self._server: ApiServer = world.server
         self._server.listeners.append(self._changed)
@@ -67,10 +75,10 @@ class Cluster:
             worker.kill()
         self._go_silent(kubelet)
 
-    def cut_off(self, name: str) -> None:
+    def cut_off(self, name: str, *, hurts: bool = True) -> None:
         """Cut the network: what runs there goes on."""
         kubelet = self.kubelets[name]
-        self._harm("NodeCutOff", name, hurts=True)
+        self._harm("NodeCutOff", name, hurts=hurts)
         kubelet.connected = False
         for worker in kubelet.workers.values():
             worker.reachable = False
@@ -117,7 +125,7 @@ class Cluster:
             self._pod_gone(old)
         elif not new["spec"].get("nodeName"):
             if old is None and not new["spec"].get("schedulingGates"):
-                self._later(BIND_SECONDS, self._schedule, new["metadata"]["uid"])
+                self._later(self.bind_seconds, self._schedule, new["metadata"]["uid"])
         else:
             self._kubelet_sees(new)
 
@@ -186,14 +194,14 @@ class Cluster:
     # --- kubelets -----------------------------------------------------------------------------
 
     def _kubelet_sees(self, pod: Json) -> None:
-        kubelet = self.kubelets[pod["spec"]["nodeName"]]
-        if not kubelet.reachable:
+        kubelet = self.kubelets.get(pod["spec"]["nodeName"])
+        if kubelet is None or not kubelet.reachable:
             return
         uid = pod["metadata"]["uid"]
         if pod["metadata"].get("deletionTimestamp"):
             self._later(NOTICE_SECONDS, self._stop, uid)
-        elif uid not in kubelet.workers and pod["status"]["phase"] == "Pending":
-            self._later(START_SECONDS, self._start, uid)
+        elif uid not in kubelet.workers and pod["status"]["phase"] == "Pending" and is_worker(pod):
+            self._later(self.start_seconds, self._start, uid)
 
     def _start(self, uid: str) -> None:
         pod = self._pod(uid)
@@ -261,7 +269,7 @@ class Cluster:
 
     def _pod_gone(self, pod: Json) -> None:
         node = pod["spec"].get("nodeName")
-        if node:
+        if node in self.kubelets:
             kubelet = self.kubelets[node]
             worker = kubelet.workers.get(pod["metadata"]["uid"])
             if worker is not None and kubelet.reachable:
@@ -291,6 +299,12 @@ class Cluster:
 
     def _later(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         asyncio.get_running_loop().call_later(seconds, call, *arguments)
+
+
+def is_worker(pod: Json) -> bool:
+    """Whether our agent is in it; others' containers are nobody's concern here."""
+    containers = pod["spec"]["containers"]
+    return any(one.get("name") == ENV_SLOT for each in containers for one in each.get("env", ()))
 
 
 def _node(name: str) -> Json:

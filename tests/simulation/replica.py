@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from goodput_operator.controller.queue import WorkQueue
 from goodput_operator.effects import caches
 from goodput_operator.effects.caches import Cache, Source
 from goodput_operator.effects.gateway import JOBS, NODES, PODS
+from goodput_operator.errors import ApiError, ExpiredError
 from goodput_operator.gang.book import Book
 from goodput_operator.observe.trim import trim_foreign_pod, trim_node, trim_own_pod
 from goodput_operator.reconcile import Reconciler
@@ -21,13 +23,15 @@ from goodput_operator.render.pod import RenderSettings
 from goodput_operator.reports.auth import Gate
 from goodput_operator.reports.handler import SyncHandler
 from goodput_operator.reports.store import AgentStore
-from tests.simulation.apiserver import Connection, InMemoryGateway, now
+from tests.simulation import apiserver
+from tests.simulation.apiserver import Connection, InMemoryGateway
 from tests.simulation.history import Died, Led, Visited, clock
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 EXPIRE_SECONDS = 0.5
+RETRY_SECONDS = 1.0
 
 
 class Replica:
@@ -35,6 +39,7 @@ class Replica:
 
     Attributes:
         name: `operator-` and its number among all that there were.
+        skew_seconds: how far its clock is ahead of the others.
         ended: set when the process is dead, and its connections are broken.
         results: how many visits ended how, in the queue's words.
     """
@@ -44,6 +49,7 @@ class Replica:
         self.name = name
         self.ended = asyncio.Event()
         self.results: Counter[str] = Counter()
+        self.skew_seconds = 0.0
         self._tasks: list[asyncio.Task[Any]] = []
         self._connection = Connection(world.server, name, self.crash)
         self.gateway = InMemoryGateway(self._connection)
@@ -73,7 +79,7 @@ class Replica:
             agents=agents,
             render_settings=lambda: RenderSettings("agent:1", "https://10.96.0.1", "CA"),
             service_account=("goodput", "operator"),
-            now=now,
+            now=self.now,
         )
         queue = WorkQueue(
             reconciler.visit,
@@ -94,7 +100,9 @@ class Replica:
             nodes=nodes,
             book=book,
             agents=agents,
-            handler=SyncHandler(agents, Gate(partial(known_pod, workers), review, now), now),
+            handler=SyncHandler(
+                agents, Gate(partial(known_pod, workers), review, self.now), self.now
+            ),
             reports=unused,
             reconciler=reconciler,
             queue=queue,
@@ -110,10 +118,8 @@ class Replica:
             self._run(cache.run())
         for cache in parts.caches.values():
             await cache.wait_synced()
-        page = await self.gateway.list_page(JOBS)
-        parts.jobs.relist({}, page["items"])
-        self._run(self._watch_jobs(page["metadata"]["resourceVersion"]))
-        parts.reconciler.listening_since = now()
+        self._run(self._watch_jobs(await self._list_jobs()))
+        parts.reconciler.listening_since = self.now()
         parts.handler.lead()
         self._world.history.add(Led(clock(), self.name))
         self._run(self._expire_polls())
@@ -123,15 +129,27 @@ class Replica:
             for key in keys:
                 parts.queue.wake(key)
 
-    def crash(self) -> None:
-        """End the process, in the middle of whatever it does."""
+    def now(self) -> datetime:
+        """The time of day on this machine's clock."""
+        return apiserver.now() + timedelta(seconds=self.skew_seconds)
+
+    def fall_behind(self, late_seconds: float) -> None:
+        """Be cut off: nothing is heard any more, and what is written arrives late."""
+        self._connection.deaf = True
+        self._connection.late_seconds = late_seconds
+
+    def crash(self, *, for_good: bool = False) -> None:
+        """End the process, in the middle of whatever it does; no other follows one `for_good`."""
+        if self.ended.is_set():
+            return
         self._world.history.add(Died(clock(), self.name))
         self._connection.cut = True
         self.ended.set()
         for task in self._tasks:
             task.cancel()
         self._run(self.parts.queue.stop(0.0))
-        self._world.replica_died()
+        if not for_good:
+            self._world.replica_died()
 
     def _visited(self, result: str, _: float) -> None:
         self.results.update([result])
@@ -142,10 +160,22 @@ class Replica:
 
     async def _watch_jobs(self, version: str) -> None:
         while True:
-            async for event in self.gateway.watch(JOBS, resource_version=version):
-                version = event["object"]["metadata"]["resourceVersion"]
-                if event["type"] != "BOOKMARK":
-                    self.parts.jobs.observe(event["object"], deleted=event["type"] == "DELETED")
+            try:
+                async for event in self.gateway.watch(JOBS, resource_version=version):
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    if event["type"] != "BOOKMARK":
+                        self.parts.jobs.observe(event["object"], deleted=event["type"] == "DELETED")
+            except ExpiredError:
+                version = await self._list_jobs()
+            except ApiError:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _list_jobs(self) -> str:
+        before = self.parts.jobs.versions()
+        page = await self.gateway.list_page(JOBS)
+        self.parts.jobs.relist(before, page["items"])
+        version: str = page["metadata"]["resourceVersion"]
+        return version
 
     async def _expire_polls(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 """What a user sees happen to a job, each from before the trouble to the rest after it."""
 
+import asyncio
 from typing import Any
 
 from goodput_operator.api.status import ConditionType
@@ -63,8 +64,8 @@ async def finish(world: World) -> None:
 
 
 async def delete(world: World) -> None:
-    """The user deletes the job."""
-    await training(world)
+    """The user deletes a job that has just begun to train."""
+    await create(world)
     world.delete_job()
     await world.until(lambda: not world.pods)
 
@@ -81,6 +82,76 @@ async def refused_create(world: World) -> None:
     await world.until_trains(1)
 
 
+async def zombie_returns(world: World) -> None:
+    """The worker that saves is cut off, its last save lands late, and then it comes back."""
+    await training(world)
+    await world.until(lambda: len(world.disk) > 0)
+    zombie, node = world.gang(), world.partition(0)
+    await world.until_trains(2)
+    zombie.step += 1
+    zombie.commit()
+    world.heal(node)
+    await asyncio.sleep(1)
+    world.kill_process(1)
+    await world.until_trains(3)
+
+
+async def two_nodes_lost(world: World) -> None:
+    """A rack loses its power, and with it two workers."""
+    await training(world)
+    for node in [world.node_of(slot) for slot in (1, 2)]:
+        world.cluster.lose_node(node)
+    await world.until_trains(2)
+
+
+async def crash_loop(world: World) -> None:
+    """The user's process fails again and again, until the budget is used up."""
+    await training(world, recovery={"maxRestarts": 2})
+    for attempt in (1, 2, 3):
+        await world.until_trains(attempt)
+        world.kill_process(1)
+    await world.until_true(ConditionType.FAILED)
+    await world.until(lambda: not world.cluster.workers())
+
+
+async def spec_edit(world: World) -> None:
+    """The user edits the running job, suspends it, and resumes it with another image."""
+    await training(world)
+    world.edit_spec(recovery={"maxRestarts": 1})
+    world.edit_spec(suspend=True)
+    await world.until(lambda: world.is_true(ConditionType.SUSPENDED) and not world.pods)
+    world.edit_image("train:2")
+    world.edit_spec(suspend=False)
+    await world.until_trains(2)
+
+
+async def gang_waits(world: World) -> None:
+    """There is room for a part of the gang only, until somebody else leaves."""
+    taken = list(world.cluster.kubelets)[1:]
+    for node in taken:
+        world.occupy(node)
+    await world.start_operator()
+    world.server.begin()
+    world.create_job()
+    await world.until(lambda: world.reason(ConditionType.ADMITTED) == "DoesNotFit")
+    assert not [pod for pod in world.pods if pod["metadata"]["namespace"] == "lab"]
+    for node in taken:
+        world.vacate(node)
+    await world.until_trains(1)
+
+
+async def checkpoint_spoiled(world: World) -> None:
+    """The newest checkpoint is damaged before it is needed: the trainers go on from an older."""
+    await training(world)
+    await world.until(lambda: len(world.disk) >= 2)
+    spoiled = world.disk.spoil()
+    world.kill_process(1)
+    await world.until_trains(2)
+    restored = world.gang().restored
+    assert restored is not None
+    assert 0 < restored.step < spoiled.step
+
+
 SCENARIOS: dict[str, Scenario] = {
     one.__name__: one
     for one in (
@@ -92,8 +163,20 @@ SCENARIOS: dict[str, Scenario] = {
         finish,
         delete,
         refused_create,
+        zombie_returns,
+        two_nodes_lost,
+        crash_loop,
+        spec_edit,
+        gang_waits,
+        checkpoint_spoiled,
     )
 }
 
-NEEDS_SDK = frozenset({"create", "node_lost", "finish", "delete", "refused_create"})
+WORLDS: dict[str, dict[str, int]] = {"two_nodes_lost": {"workers": 3, "spare_nodes": 2}}
+"""The worlds that some of them need."""
+
+WITHOUT_SDK = ("process_crash", "pod_lost", "suspend_resume")
 """Without the SDK a lost node needs a person; to the others it makes no difference."""
+
+CHANCE = frozenset({"refused_create"})
+"""How many pods a slot had before the quota was raised is chance."""

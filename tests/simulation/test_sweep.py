@@ -2,9 +2,8 @@
 
 import pytest
 
-from tests.simulation.apiserver import Fault
-from tests.simulation.conftest import fault_free
-from tests.simulation.scenarios import SCENARIOS
+from tests.simulation.scenarios import SCENARIOS, WORLDS
+from tests.simulation.sweep import CRASHES, Plan, fault_free, plans, play, single_faults, titles
 from tests.simulation.world import World, simulate
 
 
@@ -14,24 +13,28 @@ def test_a_job_comes_to_rest(name: str) -> None:
         await SCENARIOS[name](world)
         await world.check_rest(120)
 
-    simulate(rest).check()
+    simulate(rest, **WORLDS.get(name, {})).check()
 
 
-def test_a_fault_at_any_write_changes_nothing_in_the_end(
-    name: str, sdk: bool, faults: dict[int, Fault]
-) -> None:
-    tries = name != "refused_create"  # how many there were before the quota was raised: chance
-    expected = fault_free(name, sdk).outcome(tries=tries)
+def test_a_fault_at_any_write_changes_nothing_in_the_end(plan: Plan) -> None:
+    result = play(plan)
+    assert not result.wrong, result.wrong
+    assert result.fired, "the fault did not happen"
 
-    async def play(world: World) -> None:
-        await SCENARIOS[name](world)
-        await world.until(lambda: world.outcome(tries=tries) == expected, seconds=60)
-        await world.check_rest()
 
-    world = simulate(play, faults=faults, sdk=sdk)
-    assert min(faults) not in world.server.faults, "the fault did not happen"
-    world.check()
-    assert world.outcome(tries=tries) == expected
+def test_a_plan_can_be_named_and_played_again() -> None:
+    for plan in plans():
+        assert Plan.parse(str(plan)) == plan
+
+
+def test_no_write_is_left_out() -> None:
+    for name, sdk in titles():
+        writes = len(fault_free(name, sdk).server.writes)
+        swept = [
+            plan.faults[0] for plan in single_faults() if (plan.scenario, plan.sdk) == (name, sdk)
+        ]
+        for fault in CRASHES:
+            assert [at for at, how in swept if how is fault] == list(range(1, writes + 1))
 
 
 @pytest.mark.parametrize("name", sorted({*SCENARIOS} - {"refused_create"}))

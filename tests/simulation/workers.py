@@ -334,15 +334,15 @@ class Worker:
         if not self._gone:
             self._event(self._core.answered(answer, request.sequence, self._now()))
 
-    def token(self) -> str:
-        """The projected token; its signature is nobody's concern here."""
+    def token(self, uid: str = "") -> str:
+        """The projected token; its signature is nobody's concern here. `uid`: a forged one."""
         metadata = self.pod["metadata"]
         claims = {
             "aud": [TOKEN_AUDIENCE],
             "exp": 4_000_000_000,
             "kubernetes.io": {
                 "namespace": metadata["namespace"],
-                "pod": {"name": metadata["name"], "uid": metadata["uid"]},
+                "pod": {"name": metadata["name"], "uid": uid or metadata["uid"]},
             },
         }
         text = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()

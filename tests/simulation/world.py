@@ -9,6 +9,7 @@ import asyncio
 from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from goodput.protocol import World as GangWorld
@@ -22,7 +23,7 @@ from tests.simulation import oracle
 from tests.simulation.apiserver import START, ApiServer, Fault, Json, RefusedError, Request
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import SharedDisk
-from tests.simulation.history import History, Rest, Started
+from tests.simulation.history import Harm, History, Reported, Rest, Started
 from tests.simulation.replica import Replica
 from tests.simulation.workers import Gang, Process, Worker
 from tests.virtual_time import run
@@ -30,10 +31,21 @@ from tests.virtual_time import run
 KEY: JobKey = ("lab", "job")
 RESTART_SECONDS = 1.5
 """Until another replica leads."""
+LEASE_SECONDS = 15.0
+"""So long a leader that is cut off may believe that it leads."""
 POLL_SECONDS = 0.1
 ANSWER_SECONDS = 10.0
 
 Scenario = Callable[["World"], Awaitable[None]]
+
+
+PRANKS: dict[str, Callable[[Json], Any]] = {
+    "labels": lambda pod: pod["metadata"].update(labels={}),
+    "annotations": lambda pod: pod["metadata"].pop("annotations", None),
+    "finalizer": lambda pod: pod["metadata"].update(finalizers=["example.com/mine"]),
+    "owner": lambda pod: pod["metadata"].pop("ownerReferences", None),
+}
+"""What a monkey does to a pod."""
 
 
 class World:
@@ -42,6 +54,7 @@ class World:
     Attributes:
         sdk: the trainer speaks through the SDK.
         disk: the checkpoint directory.
+        mail: every report that was sent, by whom.
         history: everything that happened; `oracle` judges it.
     """
 
@@ -54,9 +67,10 @@ class World:
         self.gangs: dict[str, Gang] = {}
         self.replicas: list[Replica] = []
         self.cluster = Cluster(self, workers + spare_nodes)
-        self.max_pods: int | None = None
+        self.mail: list[tuple[Worker, bytes]] = []
         self.template_refusal = ""
         self.away_seconds = RESTART_SECONDS
+        self._read = "", TrainingJobStatus()
         self.server.admission = self._admit
 
     # --- verbs ----------------------------------------------------------------------------------
@@ -83,6 +97,14 @@ class World:
 
     def edit_spec(self, **changes: Any) -> None:
         self.server.change("trainingjobs", *KEY, lambda job: job["spec"].update(changes))
+
+    def edit_image(self, image: str) -> None:
+        """Change the template's image; the API allows it while the job is suspended."""
+
+        def change(job: Json) -> None:
+            job["spec"]["template"]["spec"]["containers"][0]["image"] = image
+
+        self.server.change("trainingjobs", *KEY, change)
 
     def delete_job(self) -> None:
         self.server.delete("trainingjobs", *KEY)
@@ -111,13 +133,106 @@ class World:
         """The training comes to its end."""
         self.gang().finish()
 
-    def crash_operator(self, *, away_seconds: float = RESTART_SECONDS) -> None:
+    def crash_operator(
+        self, *, away_seconds: float = RESTART_SECONDS, after_write: int | None = None
+    ) -> None:
+        """Kill the operator; `after_write`: not now, but when it has made so many more writes."""
         self.away_seconds = away_seconds
-        self.operator.crash()
+        if after_write is None:
+            self.operator.crash()
+        else:
+            self.server.faults[len(self.server.writes) + after_write] = Fault.CRASH_AFTER
+
+    async def change_leader(self, *, late_seconds: float = 3.0) -> None:
+        """Another replica leads; the old one, cut off, still writes and answers for a while."""
+        old = self.operator
+        self.harm("LeaderCutOff", old.name)
+        old.fall_behind(late_seconds)
+        asyncio.get_running_loop().call_later(LEASE_SECONDS, partial(old.crash, for_good=True))
+        await self.start_operator()
+
+    def skew_clock(self, seconds: float) -> None:
+        """Put the clock of the operator's machine forward, or back."""
+        self.harm("ClockSkewed", f"{seconds} s")
+        self.operator.skew_seconds += seconds
+
+    def partition(self, slot: int) -> str:
+        """Cut off a worker's node; return its name, for `heal`."""
+        node = self.node_of(slot)
+        self.cluster.cut_off(node)
+        return node
+
+    def heal(self, node: str) -> None:
+        self.cluster.heal(node)
+
+    async def silence_all(self, seconds: float) -> None:
+        """For a while nobody can be heard; all are well."""
+        nodes = [self.node_of(slot) for slot in range(self.workers)]
+        for node in nodes:
+            self.cluster.cut_off(node, hurts=False)
+        await asyncio.sleep(seconds)
+        for node in nodes:
+            self.cluster.heal(node)
+
+    def evict(self, slot: int) -> None:
+        """A drain evicts a worker: its pod is marked, then deleted."""
+        name = self.pod(slot)["metadata"]["name"]
+        mark = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+        marked = {"conditions": [mark]}
+        self.server.change("pods", KEY[0], name, lambda pod: pod["status"].update(marked))
+        self.server.delete("pods", KEY[0], name)
+
+    def monkey(self, slot: int, prank: str) -> None:
+        """Somebody deletes or edits a pod of ours; `prank`: a key of PRANKS."""
+        name = self.pod(slot)["metadata"]["name"]
+        self.harm(f"Monkey:{prank}", name)
+        self.server.change("pods", KEY[0], name, PRANKS[prank])
+
+    def occupy(self, node: str) -> None:
+        """Somebody else's pod takes a node's room."""
+        metadata = {"namespace": "others", "name": f"on-{node}"}
+        resources = {"requests": {"cpu": "1"}}
+        spec = {"nodeName": node, "containers": [{"name": "x", "resources": resources}]}
+        whole = {"metadata": metadata, "spec": spec, "status": {"phase": "Running"}}
+        self.server.store("pods", whole)
+
+    def vacate(self, node: str) -> None:
+        self.server.remove("pods", "others", f"on-{node}")
+
+    def harm(self, kind: str, what: str = "", *, hurts: bool = False) -> None:
+        """Write down what is done to the world."""
+        self.history.add(Harm(self.clock(), kind, what, hurts))
+
+    def replay(self, *, newest: int = 20) -> None:
+        """Somebody sends old reports again, as they were, and under other pods' names."""
+        mail = self.mail[-newest:]
+        for worker, body in mail:
+            self._forge(worker.token(), worker.uid, body)
+        for (worker, _), (other, body) in zip(mail, reversed(mail), strict=True):
+            if other is not worker:
+                self._forge(worker.token(), worker.uid, body)
+            self._forge(other.token(uid="forged"), other.uid, body)
+
+    def _forge(self, token: str, uid: str, body: bytes) -> None:
+        def respond(reply: Reply) -> None:
+            self.history.add(Reported(self.clock(), uid, reply.result))
+
+        self.operator.parts.handler.receive(token, "forger", body, respond)
 
     async def visit(self) -> float | None:
         """Make one pass by hand, where the queue was not started."""
         return await self.operator.parts.reconciler.visit(KEY)
+
+    @property
+    def max_pods(self) -> int | None:
+        """How many pods the job's namespace may have."""
+        return self.server.quotas.get(KEY[0])
+
+    @max_pods.setter
+    def max_pods(self, limit: int | None) -> None:
+        self.server.quotas.pop(KEY[0], None)
+        if limit is not None:
+            self.server.quotas[KEY[0]] = limit
 
     def wake(self) -> None:
         self.operator.parts.queue.wake(KEY)
@@ -134,7 +249,13 @@ class World:
 
     @property
     def status(self) -> TrainingJobStatus:
-        return TrainingJobStatus.model_validate((self.job or {}).get("status") or {})
+        job = self.job
+        if job is None:
+            return TrainingJobStatus()
+        version = job["metadata"]["resourceVersion"]
+        if self._read[0] != version:
+            self._read = version, TrainingJobStatus.model_validate(job.get("status") or {})
+        return self._read[1]
 
     @property
     def pods(self) -> list[Json]:
@@ -283,6 +404,7 @@ class World:
     async def sync(self, worker: Worker, body: bytes, hold_seconds: float) -> bytes:
         """Carry a report to the operator; raises ConnectionError when no answer comes."""
         await asyncio.sleep(0.002)
+        self.mail.append((worker, body))
         replica = self.operator
         if not worker.reachable or replica.ended.is_set():
             raise ConnectionError
@@ -344,10 +466,6 @@ class World:
             return
         if self.template_refusal:
             raise RefusedError(422, "Invalid", self.template_refusal)
-        full = self.max_pods is not None and len(self.pods) >= self.max_pods
-        if full and "dryRun" not in request.query:
-            message = f"exceeded quota: team, used: pods={len(self.pods)}, limited: pods"
-            raise RefusedError(403, "Forbidden", message)
 
 
 def simulate(
