@@ -326,10 +326,9 @@ class RealWorld(World):
     def problems(self) -> list[str]:
         """Return all that must not be, whatever has happened."""
         found = [*self.proxy.violations, *self.cluster.problems]
-        broken = [one for one in oracle.examine(self.history) if one.promise in JUDGED]
-        if broken:
-            first = min(broken, key=lambda one: one.entry)
-            found += [*(str(one) for one in broken), self.history.told(first.entry)]
+        for name in JUDGED:
+            for entry, message in oracle.PROMISES[name](self.history):
+                found += [f"{name}: {message}", self.history.told(entry)]
         twice = [name for name, times in self.server.created.items() if times > 1]
         if twice:
             found.append(f"pods made twice: {twice}")
