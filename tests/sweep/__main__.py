@@ -24,7 +24,7 @@ def main() -> int:
         "--limit-seconds", type=float, default=inf, help="begin no plan after so long"
     )
     parser.add_argument("--seed", type=int, default=None, help="of the order and of a sample")
-    parser.add_argument("--lanes", type=int, default=6, help="operators side by side")
+    parser.add_argument("--lanes", type=int, default=10, help="operators side by side")
     parser.add_argument("--result", type=Path, help="write the figures here, too")
     given = parser.parse_args()
     reason = unavailable_reason("api")
