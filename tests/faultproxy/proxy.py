@@ -139,10 +139,12 @@ class Harm:
 
     Attributes:
         point: the write, as `name@occurrence`, or the watched resource; "" for all the time.
+        position: harm the write at this position of all, from 1 on, whatever it is; 0: none.
     """
 
     fault: Fault | None = None
     point: str = ""
+    position: int = 0
 
 
 class FaultProxy:
@@ -309,7 +311,8 @@ class FaultProxy:
         write = Write(now - self._began_at, point)
         self.writes.append(write)
         harm = self.harm
-        here = self._armed and harm.point == point and not self.fired
+        meant = harm.point == point or harm.position == len(self.writes)
+        here = self._armed and meant and not self.fired
         try:
             if here and harm.fault is not None:
                 answer = await self._harmed(harm.fault, request, call, url, body, write)

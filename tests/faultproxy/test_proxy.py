@@ -122,6 +122,15 @@ def test_a_fault_happens_once_at_its_write(
     play(Harm(fault, POINT), story)
 
 
+def test_a_write_can_be_meant_by_its_position() -> None:
+    async def story(made: Bench) -> None:
+        assert await made.write("Starting") == 200
+        assert await made.write("Anything") == 503
+        assert await made.write("Stopping") == 200
+
+    play(Harm(Fault.UNAVAILABLE, position=2), story)
+
+
 def test_a_conflict_is_a_real_one_because_somebody_else_writes_first() -> None:
     async def story(made: Bench) -> None:
         await made.write()
