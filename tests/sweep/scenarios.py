@@ -114,13 +114,13 @@ async def delete(world: RealWorld) -> None:
 
 async def gang_waits(world: RealWorld) -> None:
     """There is room for a part of the gang only, and later for all."""
-    await world.occupy(NODES - 1)
+    await world.fill(NODES - 1)
     await world.start_operator()
     await world.begin()
     await world.submit()
     await world.until(lambda: world.reason(ConditionType.ADMITTED) == "DoesNotFit")
     assert not world.pods, "a part of a gang was started"
-    await world.vacate()
+    await world.clear()
     await world.until_trains(1)
 
 

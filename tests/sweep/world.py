@@ -14,8 +14,11 @@ from typing import Any
 
 from e2e.bench.harness.api_tier import MERGE_PATCH, Client, Object
 from e2e.cluster.errors import ClusterError
+from goodput_operator import names
 from tests.faultproxy.operators import Nursery, Operator
 from tests.faultproxy.proxy import LANE_LABEL, FaultProxy, Harm
+from tests.simulation import oracle
+from tests.simulation.history import History, Write
 from tests.simulation.workers import Worker
 from tests.simulation.world import KEY, World
 from tests.sweep.kubelets import Kubelets, set_ready
@@ -31,17 +34,27 @@ LEASE_SECONDS, RENEW_SECONDS = 10, 1
 JOBS = "/apis/goodput.training/v1alpha1/namespaces/{}/trainingjobs"
 
 
-class Mirror:
-    """The objects of one plan's namespace, as the harness's watches tell them."""
+JUDGED = ("I1", "I2", "I3", "I4", "I8")
+"""The promises that can be judged by what watches and workers tell; the proxy judges others."""
 
-    def __init__(self) -> None:
+
+class Mirror:
+    """The objects of one plan's namespace, as the harness's watches tell them.
+
+    Args:
+        history: takes every change down; who made it is told by what has changed.
+    """
+
+    def __init__(self, history: History) -> None:
         self.created: Counter[str] = Counter()
+        self._history = history
         self._objects: dict[tuple[str, str], Object] = {}
         self._pulse = asyncio.Event()
 
     def take(self, plural: str, kind: str, obj: Object) -> None:
         """Take in an event."""
         key = plural, obj["metadata"]["name"]
+        self._history.add(_write(plural, kind, self._objects.get(key), obj))
         if kind == "DELETED":
             self._objects.pop(key, None)
         else:
@@ -70,6 +83,23 @@ class Mirror:
     def all(self, plural: str) -> list[Object]:
         """Return all objects of a kind by name."""
         return [obj for (kind, _), obj in sorted(self._objects.items()) if kind == plural]
+
+
+def _write(plural: str, kind: str, before: Object | None, obj: Object) -> Write:
+    old, new = (before or {}).get("status"), obj.get("status")
+    decided = plural == names.PLURAL and before is not None and old != new
+    ours = decided or (plural == "pods" and kind == "ADDED")
+    return Write(
+        at=asyncio.get_running_loop().time(),
+        actor="operator-1" if ours else "somebody",
+        verb={"ADDED": "create", "DELETED": "delete"}.get(kind, "update"),
+        plural=plural,
+        namespace=obj["metadata"]["namespace"],
+        name=obj["metadata"]["name"],
+        subresource="status" if decided and kind == "MODIFIED" else "",
+        before=before,
+        after=None if kind == "DELETED" else obj,
+    )
 
 
 class Lane:
@@ -126,8 +156,7 @@ class RealWorld(World):
 
     def __init__(self, lane: Lane, namespace: str) -> None:
         super().__init__(workers=WORKERS)
-        self.server: Any = Mirror()
-        self.violations: list[str] = []
+        self.server: Any = Mirror(self.history)
         self.namespace = namespace
         self.log = lane.directory / f"{namespace}.log"
         self.restarts = -1
@@ -230,7 +259,7 @@ class RealWorld(World):
         for node in [self.node_of(slot) for slot in slots]:
             await self.cluster.lose_node(node)
 
-    async def occupy(self, nodes: int) -> None:
+    async def fill(self, nodes: int) -> None:
         """Pods of somebody else take the whole room of so many nodes."""
         for node in self._lane.nodes[:nodes]:
             container = {
@@ -244,7 +273,7 @@ class RealWorld(World):
             }
             await self._lane.api.call("POST", f"/api/v1/namespaces/{self.namespace}/pods", body)
 
-    async def vacate(self) -> None:
+    async def clear(self) -> None:
         """Those pods go."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         for pod in await self._lane.api.items(path):
@@ -296,7 +325,10 @@ class RealWorld(World):
 
     def problems(self) -> list[str]:
         """Return all that must not be, whatever has happened."""
-        found = [*self.violations, *self.proxy.violations, *self.cluster.problems]
+        found = [*self.proxy.violations, *self.cluster.problems]
+        for name in JUDGED:
+            for entry, message in oracle.PROMISES[name](self.history):
+                found += [f"{name}: {message}", self.history.told(entry)]
         twice = [name for name, times in self.server.created.items() if times > 1]
         if twice:
             found.append(f"pods made twice: {twice}")

@@ -260,8 +260,10 @@ class Gateway:
             if await self._uid_of(resource, namespace, name) == uid:
                 raise
             return None
-        ending = (answer.get("metadata") or {}).get("deletionTimestamp")
-        return answer if ending else None
+        metadata = answer.get("metadata") or {}
+        # One that was deleted before and is gone by this comes back as it was, of no version.
+        still_there = metadata.get("deletionTimestamp") and metadata.get("resourceVersion")
+        return answer if still_there else None
 
     async def list_page(
         self,

@@ -177,6 +177,21 @@ def test_deletion_strikes_the_pod_that_was_meant_and_no_namesake(
     talk(test)
 
 
+def test_what_a_second_deletion_takes_away_is_gone_though_the_answer_shows_it(
+    talk: Callable[[Test], None],
+) -> None:
+    """The API server answers with the last state, its deletionTimestamp, and no version."""
+
+    async def test(server: ApiServer, gateway: Gateway) -> None:
+        pod = await gateway.create_pod("ml", POD)
+        uid = pod["metadata"]["uid"]
+        last = {"metadata": {"name": "char-gpt-0-0", "uid": uid, "deletionTimestamp": "2026-01-01"}}
+        server.fail("delete", (200, last))
+        assert await gateway.delete_pod("ml", "char-gpt-0-0", uid) is None
+
+    talk(test)
+
+
 def test_a_deletion_refused_for_another_reason_is_no_success(
     talk: Callable[[Test], None],
 ) -> None:
