@@ -8,7 +8,9 @@ worker-milliseconds, both whole, so that the buckets sum exactly.
 
 Simplified: a fault of a member stops the whole gang at once; a node that returns is connected
 after `Costs.join`; a lost node is noticed after `Costs.detection`, and whatever else falls until
-then is part of the same episode; a restore takes no longer for many lost steps than for few.
+then is part of the same episode; a restore takes no longer for many lost steps than for few. A
+node that has said that it will go is out of the next world at its end, or at once where a world
+is just being started; the checkpoint before its end costs a stall, and the change was prepared.
 """
 
 from collections.abc import Collection, Sequence
@@ -272,7 +274,7 @@ class _Gang:
     def _says_it_will_go(self, node: str) -> None:
         self.doomed.add(node)
         if node in self.members and self.state in {_State.RESTARTING, _State.RESIZING}:
-            self._form(self.costs.planned_restart, self._next_world())
+            self._form(self.costs.restart, self._next_world())  # nothing of it was prepared
 
     # --- what the operator does ----------------------------------------------------------------
 
