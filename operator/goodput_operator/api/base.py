@@ -46,6 +46,7 @@ def rule(
     *,
     reason: Reason = "FieldValueInvalid",
     field: str = "",
+    message_expression: str = "",
 ) -> Rule:
     """Return a CEL rule by which the API server itself refuses an object.
 
@@ -55,14 +56,23 @@ def rule(
         message: names the field and the remedy.
         reason: the kind of refusal.
         field: the path of the blamed field below `self`, such as `.workers`.
+        message_expression: a CEL expression whose text is said instead of `message`, where it
+            can be computed.
     """
     made: Rule = {"rule": expression, "message": message, "reason": reason}
+    if message_expression:
+        made["messageExpression"] = message_expression
     return {**made, "fieldPath": field} if field else made
 
 
 def rules(*all_of: Rule) -> dict[str, JsonValue]:
     """Return what a model or a field gives pydantic as `json_schema_extra` to carry rules."""
     return {"x-kubernetes-validations": list(all_of)}
+
+
+def list_set() -> dict[str, JsonValue]:
+    """Return the `json_schema_extra` of a list in which nothing stands twice."""
+    return {"x-kubernetes-list-type": "set"}
 
 
 def list_map(*keys: str) -> dict[str, JsonValue]:
