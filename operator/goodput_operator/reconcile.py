@@ -61,10 +61,35 @@ CONCURRENT_WRITES = 64
 MAX_NOTE_BYTES = 1024
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
-    {"Admitted", "Running", "Succeeded", "Failed", "Suspended", "Resumed", "TemplateInvalid"}
+    {
+        "Admitted",
+        "Running",
+        "Succeeded",
+        "Failed",
+        "Suspended",
+        "Resumed",
+        "TemplateInvalid",
+        "SaveAsked",
+        "SaveWithdrawn",
+        "Resized",
+        "Grown",
+        "ScaledDown",
+        "SurplusReleased",
+    }
 )
 """Decisions that go well and are worth an event; every fault is worth one."""
-QUIET = frozenset({"Accepted", "Forming", "Published", "Closed", "Stopping", "TemplateValid"})
+QUIET = frozenset(
+    {
+        "Accepted",
+        "Forming",
+        "Published",
+        "Closed",
+        "Stopping",
+        "TemplateValid",
+        "MoreSlots",
+        "Joinable",
+    }
+)
 
 
 class Jobs(Protocol):

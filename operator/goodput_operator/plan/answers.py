@@ -14,7 +14,8 @@ from goodput_operator.api.status import (
     TrainingJobStatus,
 )
 from goodput_operator.observe.snapshot import JobSnapshot, Worker
-from goodput_operator.plan.reasons import SUSPENDED, stop_revision
+from goodput_operator.plan.members import ranked
+from goodput_operator.plan.reasons import RESIZED, SUSPENDED, stop_revision
 from goodput_operator.plan.view import Timing, find_condition
 
 EXIT_CODE_TERMINATED = 143
@@ -42,10 +43,11 @@ def answers(
         for pod in snapshot.strays
     }
     finished = _final_exit(status, timing)
+    members = len(ranked(snapshot.workers))
     for worker in snapshot.workers:
         if worker.pod is not None:
             due[worker.pod.uid] = finished or _for_member(
-                status, worker, len(snapshot.workers), processes, timing
+                status, worker, members, processes, timing
             )
     return due
 
@@ -74,18 +76,18 @@ def _for_member(
     if attempt is None or attempt.state in (AttemptState.FORMING, AttemptState.CLOSED):
         number = attempt.number if attempt else 0
         return SyncAnswer(kind=HOLD, revision=f"{number}.hold", attempt=number, durable=durable)
+    if worker.rank < 0:
+        return SyncAnswer(
+            kind=HOLD, revision=f"{attempt.number}.wait", attempt=attempt.number, durable=durable
+        )
     if attempt.state is AttemptState.STOPPING:
-        planned = attempt.reason == SUSPENDED
+        planned = attempt.reason in (SUSPENDED, RESIZED)
         return SyncAnswer(
             kind=STOP,
             revision=stop_revision(attempt.number),
             attempt=attempt.number,
             grace_seconds=timing.suspend_grace_seconds if planned else timing.stop_grace_seconds,
             durable=durable,
-        )
-    if worker.rank < 0:
-        return SyncAnswer(
-            kind=HOLD, revision=f"{attempt.number}.wait", attempt=attempt.number, durable=durable
         )
     return SyncAnswer(
         kind=RUN,
