@@ -349,6 +349,8 @@ class SyncAnswer(Message):
         grace_seconds: between SIGTERM and SIGKILL, for `stop` and `exit`.
         durable: the newest commit that the operator has *persisted* as durable: what lies
             behind it (beyond `keep`) may be pruned, nothing else may.
+        save_step: with `run`: the training is asked to save after this step, because its attempt
+            is to end; None: it is not, or not any more.
     """
 
     kind: str
@@ -359,6 +361,7 @@ class SyncAnswer(Message):
     grace_seconds: float = 0.0
     exit_code: int = 0
     durable: Optional[Commit] = None
+    save_step: Optional[int] = None
 
     _nested = {"world": World, "durable": Commit}
 
@@ -439,6 +442,6 @@ def _list(name: str, value: Any) -> List[Any]:
 #   step     {step, milliseconds}           a step has been finished (rate-limited by the SDK)
 #   commit   {step, step_at}                this process published the manifest of `step`
 # Down: the agent replaces STATE_FILE (beside the socket) by rename:
-#   {"attempt": n, "durable": {"attempt": a, "step": s} | null}
+#   {"attempt": n, "durable": {"attempt": a, "step": s} | null, "save": step (when asked to)}
 STATE_FILE = "state.json"
 MAX_DATAGRAM_BYTES = 8 * 1024

@@ -75,6 +75,7 @@ class Gang:
     members: dict[int, Process] = field(default_factory=dict)
     step: int = 0
     broken: bool = False
+    resting: bool = False
 
     def join(self, process: Process) -> None:
         world = process.world
@@ -126,10 +127,14 @@ class Gang:
         members = list(self.members.values())
         if not all(process.alive and process.worker.reachable for process in members):
             return
+        if self.resting and members[0].worker.save_step is not None:
+            return
         self.step += 1
         for process in members:
             process.say("step", step=self.step, milliseconds=int(STEP_SECONDS * 1000))
-        if self.step % STEPS_PER_COMMIT == 0:
+        asked = members[0].worker.save_step
+        self.resting = asked is not None and self.step >= asked and self.simulation.saves
+        if self.step % STEPS_PER_COMMIT == 0 or self.resting:
             self.simulation.disk.append(Commit(self.world.attempt, self.step))
             at = asyncio.get_running_loop().time()
             self.members[0].say("commit", step=self.step, step_at=at)
@@ -147,6 +152,7 @@ class Worker:
         self.pod = pod
         self.reachable = True
         self.processes: list[Process] = []
+        self.save_step: int | None = None
         self._left = left
         self._loop = asyncio.get_running_loop()
         self._core = Core(Settings.from_environ(_environ(pod)), self._now(), "simulated")
@@ -224,6 +230,8 @@ class Worker:
                 self._signal(command.number)
             elif isinstance(command, core.Report):
                 self._urgent.set()
+            elif isinstance(command, core.Publish):
+                self.save_step = command.save_step
             elif isinstance(command, core.Leave):
                 self._tasks.append(self._loop.create_task(self._leave(command)))
 

@@ -40,6 +40,7 @@ class World:
     Attributes:
         sdk: the trainer speaks through the SDK.
         disk: every commit that was ever published.
+        saves: the trainer saves when it is asked to, and waits for its end.
         violations: what must never happen and did.
     """
 
@@ -55,6 +56,7 @@ class World:
         self.max_pods: int | None = None
         self.template_refusal = ""
         self.away_seconds = RESTART_SECONDS
+        self.saves = True
         self.server.admission = self._admit
 
     # --- verbs ----------------------------------------------------------------------------------

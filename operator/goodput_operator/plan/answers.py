@@ -89,12 +89,14 @@ def _for_member(
             grace_seconds=timing.suspend_grace_seconds if planned else timing.stop_grace_seconds,
             durable=durable,
         )
+    asked = f".save-{attempt.save_step}" if attempt.save_step is not None else ""
     return SyncAnswer(
         kind=RUN,
-        revision=f"{attempt.number}.run",
+        revision=f"{attempt.number}.run{asked}",
         attempt=attempt.number,
         world=_world(status, attempt, worker, workers, processes),
         durable=durable,
+        save_step=attempt.save_step,
     )
 
 
