@@ -20,9 +20,9 @@ def begin(name: str) -> None:
     say(f"{name}; the machine's load average is {load}")
 
 
-def finish(figures: Mapping[str, Any]) -> None:
+def finish(figures: Mapping[str, Any], digits: int = 3) -> None:
     """Print the one JSON line, numbers rounded to what they can mean."""
-    print(json.dumps({key: _rounded(value) for key, value in figures.items()}), flush=True)
+    print(json.dumps(_rounded(figures, digits)), flush=True)
 
 
 def seconds(values: Iterable[float]) -> str:
@@ -31,5 +31,7 @@ def seconds(values: Iterable[float]) -> str:
     return f"{median(listed):.2f} s ({', '.join(f'{value:.2f}' for value in listed)})"
 
 
-def _rounded(value: Any) -> Any:
-    return round(value, 3) if isinstance(value, float) else value
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner, digits) for key, inner in value.items()}
+    return round(value, digits) if isinstance(value, float) else value

@@ -343,6 +343,15 @@ def wait_seconds(
     return min(replacement_seconds, limit_seconds)
 
 
+def checkpoint_interval_seconds(*, stall_seconds: float, mean_seconds_to_restart: float) -> float:
+    """Return how long to train between two checkpoints: √(2 w M), after Young and Daly.
+
+    Half an interval is lost with each restart, and each interval costs one stall w; their sum is
+    least there. Not more often than half the time that training goes on at all.
+    """
+    return max(math.sqrt(2 * stall_seconds * mean_seconds_to_restart), stall_seconds)
+
+
 # --- which nodes, how many spares --------------------------------------------------------------
 
 
