@@ -317,6 +317,11 @@ class World(Message):
         rank_offset: global rank of this worker's first process.
         lineage: newest first; its first link is this attempt's own.
         restore_step: the step to go on from, None for a start from nothing.
+        global_batch_size: samples in each optimizer step, the same at every size of the gang.
+        accumulation_steps: forward passes that make an optimizer step at this size.
+        data_parallel_degree: replicas of the model in this world; None where nobody has said how
+            the training is split.
+        ranks_alike: how many consecutive ranks see the same samples (tensor × context).
     """
 
     attempt: int
@@ -330,6 +335,10 @@ class World(Message):
     master_port: int
     restore_step: Optional[int] = None
     lineage: Tuple[Ancestor, ...] = ()
+    global_batch_size: Optional[int] = None
+    accumulation_steps: Optional[int] = None
+    data_parallel_degree: Optional[int] = None
+    ranks_alike: int = 1
 
     _nested_lists = {"lineage": Ancestor}
 

@@ -121,7 +121,7 @@ def decide(
             *_to_delete(spec, view.snapshot, done, now, timing),
             *_stuck(after.attempt, view.snapshot, now, timing),
         ),
-        answers=answers(after, view.snapshot, processes, timing),
+        answers=answers(after, view.snapshot, processes, timing, spec.parallelism),
         delete_job=(
             done is not None
             and spec.ttl_seconds_after_finished is not None

@@ -302,6 +302,8 @@ def _change(view: View) -> Step | None:
         if asked:
             return Step(unasked(view), "SaveWithdrawn", "the size stays as it is after all")
         return None
+    if not asked and not knows(view):
+        return None
     if not asked and can_ask(view):
         return Step(ask(view), "SaveAsked", f"{change.message}; the training is asked to save")
     if asked and not has_saved(view):
@@ -321,6 +323,16 @@ def can_ask(view: View) -> bool:
     running = view.attempt.state is AttemptState.RUNNING
     elastic = view.spec.elastic is not None
     return elastic and running and steps and progress.sdk and view.status.checkpoint.fenced
+
+
+def knows(view: View) -> bool:
+    """Return whether all members have been heard of, as far as they can be.
+
+    An operator that has just begun to listen does not know yet how far the training is.
+    """
+    return not any(
+        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in view.gang
+    )
 
 
 def ask(view: View) -> TrainingJobStatus:

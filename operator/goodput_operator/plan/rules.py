@@ -45,7 +45,7 @@ from goodput_operator.plan.reasons import (
     PLANNED,
     SUSPENDED,
 )
-from goodput_operator.plan.resize import ask, can_ask, has_saved, release_surplus, resize
+from goodput_operator.plan.resize import ask, can_ask, has_saved, knows, release_surplus, resize
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import (
     Step,
@@ -172,6 +172,8 @@ def suspend_running(view: View) -> Step | None:
     attempt = view.status.attempt
     if not view.spec.suspend or attempt is None or attempt.state not in LIVE:
         return None
+    if view.spec.elastic is not None and attempt.save_by is None and not knows(view):
+        return None
     if attempt.save_by is None and can_ask(view):
         return Step(ask(view), "SaveAsked", "spec.suspend is true: the training is asked to save")
     if not has_saved(view):
@@ -296,8 +298,9 @@ def _has_signal(status: TrainingJobStatus) -> bool:
 
 
 def suspended(view: View) -> Step | None:
-    """Hold nothing while suspended."""
-    if not view.spec.suspend:
+    """Hold nothing while suspended; one that is being saved is not yet."""
+    attempt = view.status.attempt
+    if not view.spec.suspend or (attempt is not None and attempt.state in LIVE):
         return None
     if view.holds(ConditionType.SUSPENDED):
         return Step(view.status, "Suspended")

@@ -283,3 +283,103 @@ def test_a_shrunk_gang_keeps_to_what_parallelism_can_hold(elastic: MakeWorld) ->
     lose(world, 5)
     assert members(world) == [0, 1, 2, 3]
     assert remembered(world).legal_sizes == [2, 4, 6, 8]
+
+
+def test_the_batch_stays_the_same_at_every_size(elastic: MakeWorld) -> None:
+    parallelism = {"tensor": 1, "globalBatchSize": 24, "microBatchSize": 2}
+    world = elastic(4, parallelism=parallelism, processesPerWorker=1)
+    assert remembered(world).legal_sizes == [2, 3, 4, 6]
+
+    def told() -> set[tuple[int | None, int | None, int | None]]:
+        worlds = [one.answer.world for one in world.agents.values() if one.answer]
+        return {
+            (one.global_batch_size, one.data_parallel_degree, one.accumulation_steps)
+            for one in worlds
+            if one is not None
+        }
+
+    assert told() == {(24, 4, 3)}
+    lose(world, 3)
+    assert told() >= {(24, 3, 4)}
+
+
+def test_the_training_is_asked_to_save_after_a_step_that_is_yet_to_come(elastic: MakeWorld) -> None:
+    world = elastic(4, step=12)
+    world.train(13, seconds_per_step=0.5)
+    world.settle()
+    world.spec["workers"] = 3
+    world.settle()
+    asked = world.attempt.save_step
+    assert asked is not None
+    assert asked >= 13 + 3 / 0.5, "all ranks must have heard of it"
+    assert {one.answer.save_step for one in world.agents.values() if one.answer} == {asked}
+    assert members(world) == [0, 1, 2, 3]
+    world.jump(5)
+    world.train(asked, commit=asked)
+    world.settle()
+    assert members(world) == [0, 1, 2]
+    assert (world.attempt.restore_step, world.attempt.save_step) == (asked, None)
+
+
+def test_one_who_changes_his_mind_in_time_changes_nothing(elastic: MakeWorld) -> None:
+    world = elastic()
+    attempt = world.attempt
+    world.spec["workers"] = 3
+    world.settle()
+    assert world.attempt.save_by is not None
+    world.spec["workers"] = 4
+    world.settle()
+    assert world.attempt == attempt
+    assert {one.answer.save_step for one in world.agents.values() if one.answer} == {None}
+
+
+def test_a_fault_while_the_training_saves_is_answered_as_ever(elastic: MakeWorld) -> None:
+    world = elastic()
+    world.spec["workers"] = 3
+    world.settle()
+    world.fail(0)
+    world.settle()
+    assert members(world) == [0, 1, 2]
+    assert world.status.recovery.total == 1
+
+
+def test_a_save_that_does_not_come_is_waited_for_as_long_as_said(elastic: MakeWorld) -> None:
+    world = elastic(elastic={**ELASTIC, "gracefulShutdownTimeoutSeconds": 30})
+    world.spec["workers"] = 3
+    world.settle()
+    world.pass_time(28, every=2)
+    assert members(world) == [0, 1, 2, 3]
+    world.pass_time(4, every=2)
+    assert members(world) == [0, 1, 2]
+
+
+def test_an_operator_that_has_heard_nobody_yet_asks_before_it_acts(elastic: MakeWorld) -> None:
+    world = elastic()
+    said = {uid: agent.sequence for uid, agent in world.agents.items()}
+    for agent in world.agents.values():
+        agent.sequence = 0
+    world.listening_since = world.now
+    world.spec["workers"] = 3
+    world.visit()
+    assert (world.attempt.state, world.attempt.save_by) == (AttemptState.RUNNING, None)
+    for uid, agent in world.agents.items():
+        agent.sequence = said[uid]
+    world.visit()
+    assert world.attempt.save_by is not None
+
+
+def test_a_job_that_is_to_be_suspended_trains_on_until_it_has_saved(elastic: MakeWorld) -> None:
+    world = elastic()
+    world.spec["suspend"] = True
+    world.settle()
+    asked = world.attempt.save_step
+    assert (world.attempt.state, members(world)) == (AttemptState.RUNNING, [0, 1, 2, 3])
+    assert asked is not None
+    world.jump(5)
+    world.train(asked, commit=asked)
+    world.settle()
+    assert world.true(ConditionType.SUSPENDED)
+    assert not any(pod["status"]["phase"] == "Running" for pod in world.pods.values())
+    world.spec["suspend"] = False
+    world.settle()
+    assert (world.attempt.restore_step, members(world)) == (asked, [0, 1, 2, 3])
