@@ -46,7 +46,6 @@ def rule(
     *,
     reason: Reason = "FieldValueInvalid",
     field: str = "",
-    message_expression: str = "",
 ) -> Rule:
     """Return a CEL rule by which the API server itself refuses an object.
 
@@ -56,12 +55,8 @@ def rule(
         message: names the field and the remedy.
         reason: the kind of refusal.
         field: the path of the blamed field below `self`, such as `.workers`.
-        message_expression: a CEL expression whose text is said instead of `message`, where it
-            can be computed.
     """
     made: Rule = {"rule": expression, "message": message, "reason": reason}
-    if message_expression:
-        made["messageExpression"] = message_expression
     return {**made, "fieldPath": field} if field else made
 
 

@@ -174,43 +174,38 @@ class ParallelismSpec(ApiModel):
     many passes make a step."""
 
 
-_OFFSETS = [offset for distance in range(1, 65) for offset in (-distance, distance)]
-"""How far from an illegal size a legal one is looked for, the nearest first."""
+def _holds(workers: str) -> str:
+    """Return the CEL condition that so many workers can hold what parallelism asks for.
+
+    It says what `plan.sizing.legal_sizes` says.
+    """
+    world, shards = f"({workers} * self.processesPerWorker)", _SHARDS
+    degree, parallel = f"({world} / {shards})", "self.parallelism"
+    micro = f"(has({parallel}.microBatchSize) ? {parallel}.microBatchSize : 1)"
+    return (
+        f"({world} % {shards} == 0 && {degree} % {parallel}.expert == 0 "
+        f"&& (!has({parallel}.globalBatchSize) "
+        f"|| {parallel}.globalBatchSize % ({micro} * {degree}) == 0))"
+    )
+
+
+_SHARDS = "(self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.context)"
 
 
 def legal_size(field: str) -> Rule:
     """Return the rule that a size at this path below `spec` can hold what parallelism asks for.
 
-    It says what `plan.sizing.legal_sizes` says, and names the nearest sizes that would do.
+    It cannot name the nearest size that would do: the API server takes no rule that makes text
+    of a number, for it cannot tell beforehand what that costs.
     """
-    parallel, size = "self.parallelism", f"self.{field}"
-    shards = " * ".join(f"{parallel}.{name}" for name in ("tensor", "pipeline", "context"))
-    micro = f"(has({parallel}.microBatchSize) ? {parallel}.microBatchSize : 1)"
-
-    def legal(workers: str) -> str:
-        world = f"{workers} * self.processesPerWorker"
-        degree = f"({world} / ({shards}))"
-        return (
-            f"({world}) % ({shards}) == 0 && {degree} % {parallel}.expert == 0 "
-            f"&& (!has({parallel}.globalBatchSize) "
-            f"|| {parallel}.globalBatchSize % ({micro} * {degree}) == 0)"
-        )
-
-    near = f"{_OFFSETS}.filter(d, {size} + d >= 1 && {legal(f'({size} + d)')})"
+    size = f"self.{field}"
     given = "!has(self.elastic) || " if field.startswith("elastic.") else ""
-    text = (
-        f"spec.{field} × spec.processesPerWorker must be a multiple of spec.parallelism's "
-        "tensor × pipeline × context, with a data-parallel degree that expert divides and that, "
-        "times microBatchSize, divides globalBatchSize"
-    )
     return rule(
-        f"{given}!has({parallel}) || !has(self.processesPerWorker) || {legal(size)}",
-        text + "; choose another size",
+        f"{given}!has(self.parallelism) || !has(self.processesPerWorker) || {_holds(size)}",
+        f"spec.{field} × spec.processesPerWorker must be a multiple of spec.parallelism: "
+        "tensor × pipeline × context, with a data-parallel degree that expert divides and that, "
+        "times microBatchSize, divides globalBatchSize; choose another size",
         field=f".{field}",
-        message_expression=(
-            f"'{text}; the nearest that do: ' + string({size} + {near}[0]) "
-            f"+ ({near}.size() > 1 ? ', ' + string({size} + {near}[1]) : '')"
-        ).replace("parallelism's", "parallelism\\'s"),
     )
 
 
