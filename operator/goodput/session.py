@@ -22,7 +22,8 @@ it asks for a checkpoint, after a step that all ranks have yet to finish:
 
 ```python
     session.step(step)
-    if step % 100 == 0 or session.should_save():
+    asked = session.should_save()
+    if asked or step % 100 == 0:
         save(step)
 ```
 
