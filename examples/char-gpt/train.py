@@ -61,7 +61,8 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
         session.step(step)
         if rank == 0:
             print(f"step {step} loss {mean.item() / world_size:.3f}", flush=True)
-        if step % options.checkpoint_every == 0 or step == options.steps:
+        asked = session.should_save()  # the gang is about to change its size, or to be suspended
+        if asked or step % options.checkpoint_every == 0 or step == options.steps:
             weights, moments = get_state_dict(model, optimizer)
             state = {"model": weights, "optimizer": moments}
             checkpoint.save_state(step, state, options.directory)

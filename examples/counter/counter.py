@@ -43,7 +43,8 @@ def main() -> None:
         session.step(step)
         said = {"rank": rank, "attempt": attempt, "step": step, "loss": loss}
         print(json.dumps({**said, "sample": samples[0] if samples else None}), flush=True)
-        if step % options.checkpoint_every == 0 or step == options.steps:
+        asked = session.should_save()  # the gang is about to change its size, or to be suspended
+        if asked or step % options.checkpoint_every == 0 or step == options.steps:
             with checkpoint.saving(step, options.directory) as path:
                 (path / f"learned-{rank}").write_text(str(learned))
 

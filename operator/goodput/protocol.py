@@ -345,6 +345,11 @@ class World(Message):
         rank_offset: global rank of this worker's first process.
         lineage: newest first; its first link is this attempt's own.
         restore_step: the step to go on from, None for a start from nothing.
+        global_batch_size: samples in each optimizer step, the same at every size of the gang.
+        accumulation_steps: forward passes that make an optimizer step at this size.
+        data_parallel_degree: replicas of the model in this world; None where nobody has said how
+            the training is split.
+        ranks_alike: how many consecutive ranks see the same samples (tensor × context).
     """
 
     attempt: int
@@ -358,6 +363,10 @@ class World(Message):
     master_port: int
     restore_step: Optional[int] = None
     lineage: Tuple[Ancestor, ...] = ()
+    global_batch_size: Optional[int] = None
+    accumulation_steps: Optional[int] = None
+    data_parallel_degree: Optional[int] = None
+    ranks_alike: int = 1
 
     _nested_lists = {"lineage": Ancestor}
 
@@ -381,6 +390,8 @@ class SyncAnswer(Message):
         grace_seconds: between SIGTERM and SIGKILL, for `stop` and `exit`.
         durable: the newest commit that the operator has *persisted* as durable: what lies
             behind it (beyond `keep`) may be pruned, nothing else may.
+        save_step: with `run`: the training is asked to save after this step, because its attempt
+            is to end; None: it is not, or not any more.
     """
 
     kind: str
@@ -391,6 +402,7 @@ class SyncAnswer(Message):
     grace_seconds: float = 0.0
     exit_code: int = 0
     durable: Optional[Commit] = None
+    save_step: Optional[int] = None
 
     _nested = {"world": World, "durable": Commit}
 
@@ -473,6 +485,6 @@ def _list(name: str, value: Any) -> List[Any]:
 #   step     {step, milliseconds}           a step has been finished (rate-limited by the SDK)
 #   commit   {step, step_at}                this process published the manifest of `step`
 # Down: the agent replaces STATE_FILE (beside the socket) by rename:
-#   {"attempt": n, "durable": {"attempt": a, "step": s} | null}
+#   {"attempt": n, "durable": {"attempt": a, "step": s} | null, "save": step (when asked to)}
 STATE_FILE = "state.json"
 MAX_DATAGRAM_BYTES = 8 * 1024

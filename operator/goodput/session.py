@@ -16,6 +16,19 @@ agent: Linux queues as few as ten datagrams.
 
 A step is counted when it is *finished*: `step(7)` says that seven steps are done, and a
 checkpoint of step 7 goes on with the eighth.
+
+Before the operator ends an attempt by choice (the gang changes its size, the job is suspended)
+it asks for a checkpoint, after a step that all ranks have yet to finish:
+
+```python
+    session.step(step)
+    asked = session.should_save()
+    if asked or step % 100 == 0:
+        save(step)
+```
+
+Whoever saves by `goodput.checkpoint` is then held there until the end comes: what would be
+trained beyond the checkpoint is lost anyway.
 """
 
 import atexit
@@ -33,6 +46,9 @@ REPORT_SECONDS = 0.25
 """At most one step report in this time."""
 
 _BUSY_AGENT_SECONDS = 1.0
+_REST_SECONDS = 30.0
+"""How long one who has saved as asked waits for its end; then it goes on."""
+_REST_POLL_SECONDS = 0.02
 _PLACES = (
     ("RANK", "WORLD_SIZE"),
     ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"),
@@ -65,6 +81,12 @@ class Session:
         self._said: Optional[int] = None
         self._next_report_at = 0.0
         self._durations: Deque[float] = collections.deque(maxlen=_DURATIONS_KEPT)
+        self._state_path = self._agent and os.path.join(
+            os.path.dirname(self._agent), protocol.STATE_FILE
+        )
+        self._state_seen: Optional[Tuple[int, int]] = None
+        self._asked: Optional[int] = None
+        self._answered: Optional[int] = None
 
     def step(self, step: int) -> None:
         """Say that `step` has been finished just now. Costs about a microsecond."""
@@ -77,6 +99,44 @@ class Session:
         if self._agent and now >= self._next_report_at:
             self._next_report_at = now + REPORT_SECONDS
             self._report_step()
+
+    def should_save(self) -> bool:
+        """Return whether to save the step just finished, because the operator has asked.
+
+        To be called by every rank, after `step`. True once for each time it is asked, on all
+        ranks after the same step. Costs a look at a file.
+        """
+        asked = self._asked_step()
+        if asked is None or asked == self._answered or self._step is None or self._step < asked:
+            return False
+        self._answered = asked
+        return True
+
+    def rest_after_save(self, step: int) -> None:
+        """Wait for the end of this attempt if `step` was saved because it is near."""
+        until = self._clock() + _REST_SECONDS
+        while self._clock() < until:
+            asked = self._asked_step()
+            if asked is None or step < asked:
+                return
+            time.sleep(_REST_POLL_SECONDS)
+
+    def _asked_step(self) -> Optional[int]:
+        """Return the step after which the operator wants a checkpoint; read only when changed."""
+        if not self._state_path or self.attempt is None:
+            return None
+        try:
+            found = os.stat(self._state_path)
+            seen = found.st_mtime_ns, found.st_ino
+            if seen != self._state_seen:
+                with open(self._state_path, "rb") as file:
+                    state = json.loads(file.read())
+                asked = state.get("save") if state["attempt"] == self.attempt else None
+                self._asked = asked if type(asked) is int else None
+                self._state_seen = seen
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return self._asked
+        return self._asked
 
     def close(self) -> None:
         """Say the newest step if it has not been said yet, and no more after that."""
@@ -147,6 +207,14 @@ def current() -> Session:
 def step(step: int) -> None:
     """Say that `step` has been finished just now; call it once a step, on any or all ranks."""
     current().step(step)
+
+
+def should_save() -> bool:
+    """Return whether to save the step just finished: the operator is about to end the attempt.
+
+    Call it on every rank after `step`; it is true on all of them after the same step, once.
+    """
+    return current().should_save()
 
 
 def rank() -> int:

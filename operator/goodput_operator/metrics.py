@@ -234,9 +234,14 @@ def _conditions(_job: Job, status: Mapping[str, Any]) -> Iterable[Sample]:
     )
 
 
-def _buckets(_job: Job, status: Mapping[str, Any]) -> Iterable[Sample]:
+def _buckets(job: Job, status: Mapping[str, Any]) -> Iterable[Sample]:
     counted = (status.get("ledger") or {}).get("acceleratorMilliseconds") or {}
-    return tuple(({"bucket": bucket.value}, _seconds(counted.get(bucket, 0))) for bucket in Bucket)
+    elastic = "elastic" in job["spec"]
+    return tuple(
+        ({"bucket": bucket.value}, _seconds(counted.get(bucket, 0)))
+        for bucket in Bucket
+        if elastic or bucket is not Bucket.DEGRADED  # of others, nobody is ever missing
+    )
 
 
 def _unsettled(_job: Job, status: Mapping[str, Any]) -> Iterable[Sample]:

@@ -70,10 +70,35 @@ MAX_NOTE_BYTES = 1024
 MAX_CONDITIONS = 16
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
-    {"Admitted", "Running", "Succeeded", "Failed", "Suspended", "Resumed", "TemplateInvalid"}
+    {
+        "Admitted",
+        "Running",
+        "Succeeded",
+        "Failed",
+        "Suspended",
+        "Resumed",
+        "TemplateInvalid",
+        "SaveAsked",
+        "SaveWithdrawn",
+        "Resized",
+        "Grown",
+        "ScaledDown",
+        "SurplusReleased",
+    }
 )
 """Decisions that go well and are worth an event; every fault is worth one."""
-QUIET = frozenset({"Accepted", "Forming", "Published", "Closed", "Stopping", "TemplateValid"})
+QUIET = frozenset(
+    {
+        "Accepted",
+        "Forming",
+        "Published",
+        "Closed",
+        "Stopping",
+        "TemplateValid",
+        "MoreSlots",
+        "Joinable",
+    }
+)
 
 
 class Jobs(Protocol):

@@ -51,6 +51,22 @@ FULL_SPEC: dict[str, Any] = {
         },
     },
     "gang": {"admission": "Always", "startTimeoutSeconds": 60},
+    "elastic": {
+        "minWorkers": 5_000,
+        "maxWorkers": 10_000,
+        "workerSizes": [5_000, 10_000],
+        "faultyScaleDownTimeoutSeconds": 0,
+        "scaleUpSnoozeTimeSeconds": 1,
+        "gracefulShutdownTimeoutSeconds": 1,
+    },
+    "parallelism": {
+        "tensor": 8,
+        "pipeline": 4,
+        "context": 1,
+        "expert": 2,
+        "globalBatchSize": 40_000,
+        "microBatchSize": 4,
+    },
     "checkpoint": {"directory": "/checkpoints/run-1", "keep": 5},
     "recovery": {
         "maxRestarts": 0,
@@ -284,6 +300,82 @@ def test_a_refusal_names_the_field_or_the_remedy(
     assert words in refusal(server, namespace, job(change))
 
 
+def elastic(**changes: Any) -> tuple[str, Any]:
+    return "spec.elastic", {"minWorkers": 2, "maxWorkers": 8, **changes}
+
+
+def parallel(workers: int, **split: int) -> list[tuple[str, Any]]:
+    return [
+        ("spec.workers", workers),
+        ("spec.processesPerWorker", 1),
+        ("spec.parallelism", split),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        pytest.param(
+            [elastic(minWorkers=9)], "spec.elastic.minWorkers", "lower minWorkers", id="min > max"
+        ),
+        pytest.param([elastic(minWorkers=5)], "spec.workers", "widen the range", id="below min"),
+        pytest.param([elastic(maxWorkers=3)], "spec.workers", "widen the range", id="above max"),
+        pytest.param(
+            [elastic(workerSizes=[4, 16])], "spec.elastic.workerSizes", "take the others out"
+        ),
+        pytest.param([elastic(workerSizes=[2, 8])], "spec.workers", "choose one of them or add it"),
+        pytest.param(
+            [("spec.parallelism", {"tensor": 2})],
+            "spec.processesPerWorker",
+            "is required beside spec.parallelism",
+        ),
+        pytest.param(parallel(6, tensor=4), "spec.workers", "a multiple", id="half a replica"),
+        pytest.param(parallel(6, expert=4), "spec.workers", "expert divides", id="half an expert"),
+        pytest.param(
+            parallel(6, globalBatchSize=512, microBatchSize=4),
+            "spec.workers",
+            "divides globalBatchSize",
+            id="a batch that cannot be dealt out",
+        ),
+        pytest.param(
+            [*parallel(4, tensor=4), elastic(minWorkers=3)],
+            "spec.elastic.minWorkers",
+            "choose another size",
+            id="an illegal min",
+        ),
+        pytest.param(
+            [*parallel(4, tensor=4), elastic(minWorkers=4, maxWorkers=9)],
+            "spec.elastic.maxWorkers",
+            "choose another size",
+            id="an illegal max",
+        ),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(
+    server: Cluster, namespace: str, changes: list[tuple[str, Any]], field: str, words: str
+) -> None:
+    said = refusal(server, namespace, job(*changes))
+    assert field in said
+    assert words in said
+
+
+def test_only_an_elastic_job_can_be_scaled_while_it_runs_and_within_its_range(
+    server: Cluster, namespace: str
+) -> None:
+    create(server, namespace, job(elastic(), NOT_OURS))
+    scale = ("scale", "gtj/char-gpt", "-n", namespace)
+    server.kubectl(*scale, "--replicas=5")
+    for replicas in (0, 9):
+        with pytest.raises(ClusterError, match="widen the range"):
+            server.kubectl(*scale, f"--replicas={replicas}")
+    assert "patched" in merge(server, namespace, {"elastic": {"maxWorkers": 9}})
+    with pytest.raises(ClusterError, match=r"spec.elastic can change only while"):
+        merge(server, namespace, {"elastic": None})
+    create(server, namespace, job(("metadata.name", "fixed"), NOT_OURS))
+    with pytest.raises(ClusterError, match=r"spec.workers can change only while"):
+        server.kubectl("scale", "gtj/fixed", "-n", namespace, "--replicas=5")
+
+
 def test_a_world_of_absurd_size_is_refused(server: Cluster, namespace: str) -> None:
     body = job(("spec.workers", 10_000), ("spec.processesPerWorker", 16))
     assert "must not exceed 131072 processes" in refusal(server, namespace, body)
@@ -395,6 +487,8 @@ FULL_STATUS: dict[str, Any] = {
         "reason": "ProcessFailed",
         "message": "m",
         "charged": True,
+        "saveStep": 1500,
+        "saveBy": "2026-01-02T03:04:05.000Z",
     },
     "slots": [
         {"slot": 0, "incarnation": 2, "rank": 0, "succeeded": True},
@@ -424,6 +518,22 @@ FULL_STATUS: dict[str, Any] = {
         "chargedWithoutProgress": 0,
         "startFailures": 0,
         "notBefore": "2026-01-02T03:04:05.000Z",
+    },
+    "elastic": {
+        "legalSizes": [2, 4, 8],
+        "workers": 4,
+        "wanted": 4,
+        "idleWorkerMilliseconds": 1_000,
+        "joinable": 4,
+        "joinableSince": "2026-01-02T03:04:05.000Z",
+        "plannedRestartMilliseconds": [1_500],
+        "podStartMilliseconds": [2_500],
+        "resizeBeganAt": "2026-01-02T03:04:05.000Z",
+        "snoozedUntil": "2026-01-02T03:04:05.000Z",
+        "interruptions": 1,
+        "episodesMicro": 1_000_000,
+        "exposedWorkerSecondsMicro": 2**53 - 1,
+        "exposedUntil": "2026-01-02T03:04:05.000Z",
     },
     "exclusions": [{"node": "n", "until": "2026-01-02T03:04:05.000Z", "reason": "Lost"}],
     "ledger": {

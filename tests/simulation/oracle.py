@@ -689,10 +689,17 @@ def _unbalanced(change: _Change) -> Iterator[str]:
         return
     if before.accounted_until is not None and after.accounted_until < before.accounted_until:
         yield "the ledger went back in time"
-    created = datetime.fromisoformat(change.job["metadata"]["creationTimestamp"])
-    wall = (after.accounted_until - created) // timedelta(milliseconds=1)
-    if total(after) != wall * after.accelerators:
-        yield f"the ledger has {total(after)} ms of {wall} × {after.accelerators}"
+    began = before.accounted_until
+    if began is None:
+        began = datetime.fromisoformat(change.job["metadata"]["creationTimestamp"])
+    # An elastic job counts what it wanted or held until now; else the number never changes.
+    counted = before.accelerators if before.accounted_until else after.accelerators
+    if change.spec.elastic is None and counted != after.accelerators:
+        yield f"the ledger counts {counted} accelerators, then {after.accelerators}"
+    wall = (after.accounted_until - began) // timedelta(milliseconds=1)
+    spent = total(after) - total(before)
+    if spent != wall * counted:
+        yield f"the ledger has {spent} ms of {wall} × {counted}"
 
 
 def _note_seats(change: _Change, seats: dict[str, set[str]], left: dict[str, set[str]]) -> None:
@@ -719,7 +726,8 @@ def _not_as_wanted(job: Json, status: TrainingJobStatus, scene: _Scene) -> str:
     if doubled:
         return f"two pods stand for {doubled}"
     wanted = job["spec"].get("workers", 1)
-    if len(living) not in (0, wanted):
+    least = (job["spec"].get("elastic") or {}).get("minWorkers", wanted)
+    if living and not least <= len(living) <= wanted:
         return f"{len(living)} of {wanted} pods live"
     if is_finished(status):
         return f"finished, but {len(ours)} processes go on" if ours else ""
@@ -729,6 +737,7 @@ def _not_as_wanted(job: Json, status: TrainingJobStatus, scene: _Scene) -> str:
     running = is_true(status, ConditionType.RUNNING)
     if attempt is None or attempt.state is not AttemptState.RUNNING or not running:
         return f"it does not train: {status.phase} {status.reason}"
-    if sorted(one.rank for one in ours) != list(range(wanted)):
+    gang = sum(slot.rank >= 0 for slot in status.slots)
+    if gang < least or sorted(one.rank for one in ours) != list(range(gang)):
         return f"ranks {sorted(one.rank for one in ours)} of {wanted} run"
     return ""

@@ -92,6 +92,7 @@ class Gang:
     step: int = 0
     broken: bool = False
     restored: Manifest | None = None
+    resting: bool = False
 
     def join(self, process: Process) -> None:
         world = process.world
@@ -161,10 +162,14 @@ class Gang:
         members = list(self.members.values())
         if not all(process.alive and process.worker.reachable for process in members):
             return
+        if self.resting and members[0].worker.save_step is not None:
+            return
         self.step += 1
         for process in members:
             process.say("step", step=self.step, milliseconds=int(STEP_SECONDS * 1000))
-        if self.step % STEPS_PER_COMMIT == 0:
+        asked = members[0].worker.save_step
+        self.resting = asked is not None and self.step >= asked and self.simulation.saves
+        if self.step % STEPS_PER_COMMIT == 0 or self.resting:
             self.commit()
 
 
@@ -180,6 +185,7 @@ class Worker:
         self.pod = pod
         self.reachable = True
         self.processes: list[Process] = []
+        self.save_step: int | None = None
         self._left = left
         self._loop = asyncio.get_running_loop()
         self._core = Core(Settings.from_environ(_environ(pod)), self._now(), "simulated")
@@ -261,6 +267,7 @@ class Worker:
                 self._start(command.world)
             elif isinstance(command, core.Publish):
                 self._durable = command.attempt, command.durable
+                self.save_step = command.save_step
             elif isinstance(command, core.Signal):
                 self._signal(command.number)
             elif isinstance(command, core.Report):

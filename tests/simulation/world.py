@@ -56,6 +56,7 @@ class World:
         sdk: the trainer speaks through the SDK.
         disk: the checkpoint directory.
         unreadable: commits that a worker, by the name of its pod, cannot read.
+        saves: the trainer saves when it is asked to, and waits for its end.
         mail: every report that the present operator has had, and by whom.
         history: everything that happened; `oracle` judges it.
     """
@@ -74,6 +75,7 @@ class World:
         self.template_refusal = ""
         self.away_seconds = RESTART_SECONDS
         self._read = "", TrainingJobStatus()
+        self.saves = True
         self.server.admission = self._admit
 
     # --- verbs ----------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ class Publish:
 
     attempt: int
     durable: Optional[Commit]
+    save_step: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Core:
         self._run: Optional[_Attempt] = None
         self._pending: Optional[World] = None
         self._durable: Optional[Commit] = None
+        self._save_step: Optional[int] = None
         self._tracker: Optional[Tuple[int, int]] = None
         self._leaving: Optional[Leave] = None
         self._leave_by: Optional[int] = None
@@ -237,7 +239,7 @@ class Core:
             return ()
         self._answered = sequence
         self._seen_revision = answer.revision
-        commands = self._learn_durable(answer.durable)
+        commands = self._learn_answer(answer)
         if self._leaving:
             return tuple(commands)
         grace_ms = max(0, int(answer.grace_seconds * 1000))
@@ -383,6 +385,7 @@ class Core:
         text = "attempt {}: worker {} of {}, world size {}, {}".format(
             world.attempt, world.worker_rank, world.workers, world.world_size, where
         )
+        self._save_step = None
         return [Say(text), Publish(world.attempt, self._durable), Start(world)]
 
     def _stop(self, grace_ms: int, now: int) -> List[Command]:
@@ -417,11 +420,14 @@ class Core:
 
     # --- what the training processes say ----------------------------------------------------
 
-    def _learn_durable(self, durable: Optional[Commit]) -> List[Command]:
-        if durable is None or durable == self._durable:
+    def _learn_answer(self, answer: SyncAnswer) -> List[Command]:
+        durable, save_step = answer.durable or self._durable, self._save_step
+        if answer.kind == protocol.RUN and answer.attempt == self.attempt:
+            save_step = answer.save_step
+        if (durable, save_step) == (self._durable, self._save_step):
             return []
-        self._durable = durable
-        return [Publish(self.attempt, durable)]
+        self._durable, self._save_step = durable, save_step
+        return [Publish(self.attempt, durable, save_step)]
 
     def _learn(
         self, run: _Attempt, kind: str, message: Mapping[str, Any], at: int, now: int

@@ -62,6 +62,10 @@ def _environment(
         name: value for name, value in offered.items() if not _set_by_user(inherited.get(name))
     }
     result = {**inherited, **missing, **_of_ours(world, places)}
+    if world.data_parallel_degree and (launcher != COMMAND or world.processes == 1):
+        # As Megatron and torch's device meshes lay it out: pipeline stages are furthest apart.
+        replica = rank // max(1, world.ranks_alike) % world.data_parallel_degree
+        result[protocol.ENV_DATA_PARALLEL_RANK] = str(replica)
     if world.restore_step is None:
         result.pop(protocol.ENV_RESTORE_STEP, None)
     if places.sdk:
@@ -121,6 +125,10 @@ def _of_ours(world: World, places: Places) -> Dict[str, str]:
         ),
         protocol.ENV_AGENT: places.socket,
     }
-    if world.restore_step is not None:
-        ours[protocol.ENV_RESTORE_STEP] = str(world.restore_step)
-    return ours
+    sizes = {
+        protocol.ENV_RESTORE_STEP: world.restore_step,
+        protocol.ENV_GLOBAL_BATCH_SIZE: world.global_batch_size,
+        protocol.ENV_GRADIENT_ACCUMULATION_STEPS: world.accumulation_steps,
+        protocol.ENV_DATA_PARALLEL_DEGREE: world.data_parallel_degree,
+    }
+    return {**ours, **{name: str(value) for name, value in sizes.items() if value is not None}}

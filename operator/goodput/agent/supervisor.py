@@ -249,7 +249,7 @@ class Supervisor:
 
     def _publish(self, command: core.Publish) -> None:
         try:
-            trainer.publish(self._run_dir, command.attempt, command.durable)
+            trainer.publish(self._run_dir, command.attempt, command.durable, command.save_step)
         except OSError as error:
             self._output.say("cannot write to {}: {}".format(self._run_dir, error))
 

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import threading
-from typing import Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 from goodput import protocol
 from goodput.protocol import Commit
@@ -50,14 +50,18 @@ class TrainerSocket:
             self._heard(datagram)
 
 
-def publish(run_dir: str, attempt: int, durable: Optional[Commit]) -> None:
+def publish(
+    run_dir: str, attempt: int, durable: Optional[Commit], save_step: Optional[int] = None
+) -> None:
     """Replace the state file: a reader sees the old or the new one, never a part.
 
     Raises:
         OSError: the directory cannot be written.
     """
     path = os.path.join(run_dir, protocol.STATE_FILE)
-    state = {"attempt": attempt, "durable": durable.to_dict() if durable else None}
+    state: Dict[str, Any] = {"attempt": attempt, "durable": durable and durable.to_dict()}
+    if save_step is not None:
+        state["save"] = save_step
     with open(path + ".new", "w") as file:
         json.dump(state, file)
     os.chmod(path + ".new", 0o644)

@@ -126,6 +126,7 @@ class Store:
         if ranks.rank == 0:
             self._told.say("commit", step=step, step_at=finished_at)
             self._prune(place)
+            self._told.rest_after_save(step)
 
     def _open(self, step: int, ranks: Group) -> Place:
         attempt = self._own_attempt(ranks)

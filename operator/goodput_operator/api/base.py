@@ -81,6 +81,11 @@ def rules(*all_of: Rule) -> dict[str, JsonValue]:
     return {"x-kubernetes-validations": list(all_of)}
 
 
+def list_set() -> dict[str, JsonValue]:
+    """Return the `json_schema_extra` of a list in which nothing stands twice."""
+    return {"x-kubernetes-list-type": "set"}
+
+
 def list_map(*keys: str) -> dict[str, JsonValue]:
     """Return the `json_schema_extra` of a list whose items are merged by these keys."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}

@@ -46,7 +46,14 @@ def custom_resource_definition() -> dict[str, Any]:
         "name": names.VERSION,
         "served": True,
         "storage": True,
-        "subresources": {"status": {}},
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.workers",
+                "statusReplicasPath": ".status.workers.bound",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
         "additionalPrinterColumns": [
             {"name": name, "type": kind, "jsonPath": path, "description": text, "priority": wide}
             for name, kind, path, text, wide in _COLUMNS

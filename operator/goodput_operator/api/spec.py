@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from goodput_operator import names
-from goodput_operator.api.base import ApiModel, Rule, rule, rules
+from goodput_operator.api.base import ApiModel, Rule, list_set, rule, rules
 from goodput_operator.api.template import outside_reserved_paths, template_schema
 
 MAX_WORKERS = 10_000
@@ -116,6 +116,100 @@ class RecoverySpec(ApiModel):
     """The longest wait, in seconds, before a restart."""
 
 
+_elastic_rules = rules(
+    rule(
+        "self.minWorkers <= self.maxWorkers",
+        "spec.elastic.minWorkers must not exceed maxWorkers; lower minWorkers or raise maxWorkers",
+        field=".minWorkers",
+    ),
+    rule(
+        "!has(self.workerSizes) "
+        "|| self.workerSizes.all(size, self.minWorkers <= size && size <= self.maxWorkers)",
+        "spec.elastic.workerSizes must lie between minWorkers and maxWorkers; "
+        "take the others out or widen the range",
+        field=".workerSizes",
+    ),
+)
+
+
+class ElasticSpec(ApiModel):
+    """How the gang may change its size: it shrinks when it must and grows when that pays."""
+
+    model_config = ConfigDict(json_schema_extra=_elastic_rules)
+
+    min_workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)]
+    """The smallest gang that may train. With fewer healthy workers the job waits."""
+    max_workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)]
+    """The largest gang that workers may ask for."""
+    worker_sizes: list[Annotated[int, Field(ge=1, le=MAX_WORKERS)]] = Field(
+        default_factory=list, max_length=64, json_schema_extra=list_set()
+    )
+    """The only sizes that the gang may have, for a training that cannot run at all of those
+    that parallelism allows. Empty: all of them."""
+    faulty_scale_down_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = 60
+    """How long, in seconds, a gang that has lost workers waits at most for their replacements
+    before it goes on smaller."""
+    scale_up_snooze_time_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """Seconds until the next try to grow after one has failed."""
+    graceful_shutdown_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """How long, in seconds, the training may take to save before a change of size or a
+    suspension, once it is asked to; then the change comes anyway."""
+
+
+class ParallelismSpec(ApiModel):
+    """How the training splits its model and its batch over the ranks; 1 means not at all."""
+
+    tensor: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
+    """Ranks that share each layer's matrices."""
+    pipeline: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
+    """Ranks that the layers are dealt to."""
+    context: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
+    """Ranks that share each sequence."""
+    expert: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
+    """Ranks, of those with different data, that the experts are dealt to."""
+    global_batch_size: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+    """Samples in each optimizer step over all ranks, the same at every size of the gang. Absent:
+    any size of the gang will do."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+    """Samples in each forward pass of one replica of the model. With globalBatchSize it says how
+    many passes make a step."""
+
+
+def _holds(workers: str) -> str:
+    """Return the CEL condition that so many workers can hold what parallelism asks for.
+
+    It says what `plan.sizing.legal_sizes` says.
+    """
+    world, shards = f"({workers} * self.processesPerWorker)", _SHARDS
+    degree, parallel = f"({world} / {shards})", "self.parallelism"
+    micro = f"(has({parallel}.microBatchSize) ? {parallel}.microBatchSize : 1)"
+    return (
+        f"({world} % {shards} == 0 && {degree} % {parallel}.expert == 0 "
+        f"&& (!has({parallel}.globalBatchSize) "
+        f"|| {parallel}.globalBatchSize % ({micro} * {degree}) == 0))"
+    )
+
+
+_SHARDS = "(self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.context)"
+
+
+def legal_size(field: str) -> Rule:
+    """Return the rule that a size at this path below `spec` can hold what parallelism asks for.
+
+    It cannot name the nearest size that would do: the API server takes no rule that makes text
+    of a number, for it cannot tell beforehand what that costs.
+    """
+    size = f"self.{field}"
+    given = "!has(self.elastic) || " if field.startswith("elastic.") else ""
+    return rule(
+        f"{given}!has(self.parallelism) || !has(self.processesPerWorker) || {_holds(size)}",
+        f"spec.{field} × spec.processesPerWorker must be a multiple of spec.parallelism: "
+        "tensor × pipeline × context, with a data-parallel degree that expert divides and that, "
+        "times microBatchSize, divides globalBatchSize; choose another size",
+        field=f".{field}",
+    )
+
+
 _spec_rules = rules(
     rule(
         f"self.workers * self.?processesPerWorker.orValue(1) <= {MAX_PROCESSES}",
@@ -123,6 +217,29 @@ _spec_rules = rules(
         f"{MAX_PROCESSES} processes; lower one of them",
         field=".processesPerWorker",
     ),
+    rule(
+        "!has(self.elastic) "
+        "|| self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers",
+        "spec.workers must lie between spec.elastic.minWorkers and maxWorkers; "
+        "change workers or widen the range",
+        field=".workers",
+    ),
+    rule(
+        "!has(self.elastic) || !has(self.elastic.workerSizes) "
+        "|| size(self.elastic.workerSizes) == 0 || self.workers in self.elastic.workerSizes",
+        "spec.workers must be one of spec.elastic.workerSizes; choose one of them or add it",
+        field=".workers",
+    ),
+    rule(
+        "!has(self.parallelism) || has(self.processesPerWorker)",
+        "spec.processesPerWorker is required beside spec.parallelism; "
+        "set it to the number of ranks in each worker",
+        reason="FieldValueRequired",
+        field=".processesPerWorker",
+    ),
+    legal_size("workers"),
+    legal_size("elastic.minWorkers"),
+    legal_size("elastic.maxWorkers"),
 )
 _managed_by_rules = rules(
     rule(
@@ -136,7 +253,7 @@ _managed_by_rules = rules(
     ),
 )
 
-_SHAPE = ("workers", "processesPerWorker", "launcher", "template", "checkpoint")
+_SHAPE = ("processesPerWorker", "launcher", "template", "checkpoint", "parallelism")
 
 
 def shape_rules() -> tuple[Rule, ...]:
@@ -151,16 +268,29 @@ def shape_rules() -> tuple[Rule, ...]:
         "|| has(oldSelf.status.conditions) && oldSelf.status.conditions"
         ".exists(c, c.type == 'Suspended' && c.status == 'True'))"
     )
-    return tuple(
-        rule(
-            f"({suspended}) || (has(self.spec.{field}) == has(oldSelf.spec.{field}) "
-            f"&& (!has(self.spec.{field}) || self.spec.{field} == oldSelf.spec.{field}))",
-            f"spec.{field} can change only while the job is suspended: set spec.suspend to true, "
-            "wait for the condition Suspended, and change it then",
+
+    def same(field: str) -> str:
+        one, other = f"self.spec.{field}", f"oldSelf.spec.{field}"
+        return f"has({one}) == has({other}) && (!has({one}) || {one} == {other})"
+
+    def kept(field: str, expression: str, exception: str = "") -> Rule:
+        return rule(
+            f"({suspended}) || ({expression})",
+            f"spec.{field} can change only while the job is suspended{exception}: set "
+            "spec.suspend to true, wait for the condition Suspended, and change it then",
             reason="FieldValueForbidden",
             field=f".spec.{field}",
         )
-        for field in _SHAPE
+
+    elastic = "has(self.spec.elastic) && has(oldSelf.spec.elastic)"
+    return (
+        kept("workers", f"{elastic} || {same('workers')}", " or elastic"),
+        *(kept(field, same(field)) for field in _SHAPE),
+        kept(
+            "elastic",
+            "has(self.spec.elastic) == has(oldSelf.spec.elastic)",
+            ", though its parts may change at any time",
+        ),
     )
 
 
@@ -170,8 +300,9 @@ class TrainingJobSpec(ApiModel):
     model_config = ConfigDict(json_schema_extra=_spec_rules)
 
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)]
-    """Number of worker pods. All of them train together, or none does. Changes only while the
-    job is suspended."""
+    """Number of worker pods that are wanted. All of them train together, or none does; only with
+    elastic may they be fewer for a while. Changes only while the job is suspended, or at any
+    time with elastic."""
     processes_per_worker: Annotated[int, Field(ge=1, le=MAX_PROCESSES_PER_WORKER)] | None = None
     """Training processes (ranks) in each worker. Absent: as many as the accelerators that one
     pod asks for, else 1. Changes only while the job is suspended."""
@@ -184,6 +315,12 @@ class TrainingJobSpec(ApiModel):
     container named trainer, or in the only one. Changes only while the job is suspended."""
     gang: GangSpec = GangSpec()
     """How the workers come to start together: all of them, or none."""
+    elastic: ElasticSpec | None = None
+    """How the gang may change its size. Absent: it trains with all workers, or not at all. Comes
+    and goes only while the job is suspended."""
+    parallelism: ParallelismSpec | None = None
+    """How the training splits its model and batch, from which follow the sizes that it can run
+    at. Absent: any size. Changes only while the job is suspended."""
     checkpoint: CheckpointSpec | None = None
     """Where the job keeps its checkpoints. Absent: the training's own business; a restart then
     begins wherever the training itself begins. Changes only while the job is suspended."""

@@ -132,6 +132,10 @@ class AttemptStatus(ApiModel):
     """The same in a sentence."""
     charged: bool = False
     """Its end counts against the user's budget."""
+    save_step: int | None = None
+    """The step at which the training is asked to save, so that a planned end loses nothing."""
+    save_by: Time | None = None
+    """When the planned end comes, saved or not."""
 
 
 class SlotStatus(ApiModel):
@@ -190,6 +194,43 @@ class ProgressStatus(ApiModel):
     """The highest step ever finished; progress means to pass it."""
 
 
+class ElasticStatus(ApiModel):
+    """Intent: what a restarted operator must know to decide on the gang's size as before.
+
+    Nothing in it moves with time alone: what grows or decays is kept as of a moment.
+    """
+
+    legal_sizes: list[int] = Field(default_factory=list, max_length=64)
+    """The sizes that the gang may have, ascending; of many, the largest."""
+    workers: int = 0
+    """The size of the newest world."""
+    wanted: int = 0
+    """The size that spec.workers asked for when that world was fixed."""
+    idle_worker_milliseconds: int = 0
+    """How long workers that could join have stood idle since the last restart, as of
+    joinableSince."""
+    joinable: int = 0
+    """How many workers the gang could grow by at once."""
+    joinable_since: Time | None = None
+    """Since when there have been so many."""
+    planned_restart_milliseconds: list[int] = Field(default_factory=list, max_length=5)
+    """How long training stood still for each of the last changes of size, newest last."""
+    pod_start_milliseconds: list[int] = Field(default_factory=list, max_length=20)
+    """How long it took from a pod's creation until its agent was ready, newest last."""
+    resize_began_at: Time | None = None
+    """Since when training stands still for a change of size."""
+    snoozed_until: Time | None = None
+    """When growth may be tried again after it has failed."""
+    interruptions: int = 0
+    """How often a fault has ended an attempt."""
+    episodes_micro: int = 0
+    """The same in millionths, halved every week, as of exposedUntil."""
+    exposed_worker_seconds_micro: int = 0
+    """Worker-seconds in which it could have happened, likewise."""
+    exposed_until: Time | None = None
+    """The moment as of which both are counted."""
+
+
 class RestartRecord(ApiModel):
     """One incident that ended an attempt."""
 
@@ -240,6 +281,7 @@ class Bucket(StrEnum):
     POD_START = "pod_start"
     STARTUP = "startup"
     RESTORE = "restore"
+    DEGRADED = "degraded"
     LOST_WORK = "lost_work"
     DETECTION = "detection"
     RECOVERY = "recovery"
@@ -289,6 +331,8 @@ class TrainingJobStatus(ApiModel):
     """The newest durable checkpoint, and the chain that a restore may follow."""
     recovery: RecoveryStatus = RecoveryStatus()
     """The used budget and the back-off."""
+    elastic: ElasticStatus | None = None
+    """What decides on the size of an elastic gang; absent where the size is fixed."""
     exclusions: list[Exclusion] = Field(default_factory=list, max_length=64)
     """Nodes that the workers avoid for a while."""
     ledger: LedgerStatus = LedgerStatus()

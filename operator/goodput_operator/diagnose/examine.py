@@ -7,7 +7,7 @@ pod or of a node, makes a silent worker a lost one.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -130,13 +130,15 @@ def examine(snapshot: JobSnapshot, attempt: AttemptStatus | None, now: datetime)
     """
     if attempt is None:
         return Diagnosis((), GangProgress(), frozenset())
-    progress = gang_progress(snapshot.workers, attempt.number)
-    findings = [*_cannot_start(snapshot, now)]
     published = attempt.state in (
         AttemptState.STARTING,
         AttemptState.RUNNING,
         AttemptState.STOPPING,
     )
+    if published:
+        snapshot = _world_of(snapshot)
+    progress = gang_progress(snapshot.workers, attempt.number)
+    findings = [*_cannot_start(snapshot, now)]
     lost: list[Finding] = []
     recheck_at = None
     if published:
@@ -158,6 +160,12 @@ def examine(snapshot: JobSnapshot, attempt: AttemptStatus | None, now: datetime)
         ),
         recheck_at=recheck_at,
     )
+
+
+def _world_of(snapshot: JobSnapshot) -> JobSnapshot:
+    """Return the snapshot of the world alone: whoever waits to join is no concern of it."""
+    members = tuple(worker for worker in snapshot.workers if worker.rank >= 0)
+    return replace(snapshot, workers=members) if members else snapshot
 
 
 def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:

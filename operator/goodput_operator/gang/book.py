@@ -13,13 +13,15 @@ pending worker still shows the node that it is pinned to.
 younger gang may take room that an older one could use (backfill), but only until the older has
 waited `patience_seconds`. From then on, the nodes that the older one could use are closed to
 gangs behind it, so that what its elders leave adds up until it fits: a large gang is never
-starved by small ones. Four things follow from what we can and cannot know:
+starved by small ones. Five things follow from what we can and cannot know:
 
 - Nobody is preempted.
 - Room is kept only for a gang that would fit if all workers of ours left: what other programs'
   pods hold does not come back by our waiting.
 - A gang that replaces lost workers is not held back: while it waits, the nodes that it keeps
   stand idle, and it takes no more than what it had.
+- A gang that trains and would like to grow takes what is left over: the room that any waiting
+  gang could start in is closed to it, and its own waiting closes nothing to anybody.
 - The caller says `leave` for a gang that no longer wants to start; a forgotten one would keep
   others waiting.
 """
@@ -42,6 +44,7 @@ from goodput_operator.gang.nodes import (
     read_node,
 )
 from goodput_operator.gang.placement import (
+    LEFT_OVER,
     GangRequest,
     JobKey,
     NoRoom,
@@ -148,7 +151,7 @@ class Book:
         fits = sum(room.workers for room in rooms)
         if fits < len(request.slots):
             return NoRoom(explain(request, self._eligible_for(request), fits, now), fits)
-        if not request.bound:
+        if not request.bound or request.priority == LEFT_OVER:
             for elder in self._elders(key, request, now):
                 rooms = self._not_kept_for(elder, rooms, now)
                 fits = sum(room.workers for room in rooms)
@@ -275,10 +278,13 @@ class Book:
                 yield account.node.labels.get(request.topology_key, "")
 
     def _elders(self, key: JobKey, request: GangRequest, now: datetime) -> Iterable[_Waiting]:
-        """Return the gangs for which room is kept from this one, first served first."""
+        """Return the gangs for which room is kept from this one, first served first.
+
+        One who takes what is left over comes after all others, however short they have waited.
+        """
         own = self._waiting.get(key)
         place = _Waiting(-request.priority, own.since if own else now, key, request)
-        patient_until = now - self._patience
+        patient_until = now if request.priority == LEFT_OVER else now - self._patience
         return sorted(
             gang
             for gang in self._waiting.values()

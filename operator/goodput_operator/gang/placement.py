@@ -19,6 +19,8 @@ JobKey = tuple[str, str]
 """(namespace, name)."""
 
 RACK = "topology.kubernetes.io/rack"
+LEFT_OVER = -(2**31) - 1
+"""The priority, below that of any pod, of one who takes only what nobody waits for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,12 @@ The borders, each with its reason:
 - `detection`: from the fault until the operator has decided; `recovery`: from there until all
   processes of the next attempt have been started, whatever happens between.
 - `suspended`: from the decision to suspend until the job is queued again.
-The sum of all buckets and the unsettled rest is accelerators × time since creation.
+- `degraded`: while an elastic gang trains with fewer workers than are wanted, the missing ones'
+  time, whatever becomes of the others' (startup, work, loss).
+The sum of all buckets and the unsettled rest is accelerators × time since creation. Of a job of
+fixed size these are the whole gang's. Of an elastic one they are those that are wanted or held,
+whichever are more, as the last write of the status has it: a change counts from the write that
+tells of it.
 """
 
 from collections.abc import Iterable
@@ -39,24 +44,34 @@ class Span:
 
 @dataclass(slots=True)
 class Account:
-    """A ledger that is being written: buckets in accelerator-milliseconds."""
+    """A ledger that is being written: buckets in accelerator-milliseconds.
+
+    Attributes:
+        weight: accelerators that do what is accounted for.
+        missing: further ones that are wanted and not there; their time is `degraded`.
+    """
 
     weight: int
     until: datetime
+    missing: int = 0
     buckets: dict[Bucket, int] = field(default_factory=dict)
     unsettled: int = 0
 
     @classmethod
-    def open(cls, status: LedgerStatus, weight: int, created_at: datetime) -> "Account":
+    def open(
+        cls, status: LedgerStatus, weight: int, created_at: datetime, missing: int = 0
+    ) -> "Account":
         """Go on from a persisted ledger, or begin at the job's creation.
 
         Args:
             status: what was persisted.
             weight: accelerators of the whole gang; its workers where there are none.
             created_at: the job's creation.
+            missing: see the class.
         """
         return cls(
             weight=weight,
+            missing=missing,
             until=truncate(status.accounted_until or created_at),
             buckets=dict(status.accelerator_milliseconds),
             unsettled=status.unsettled_milliseconds,
@@ -65,6 +80,9 @@ class Account:
     def add(self, spans: Iterable[Span]) -> None:
         """Add spans in order of time; what lies before the last is not counted again."""
         for span in spans:
+            if self.missing:
+                lacking = self._milliseconds(self.until, span.until) * self.missing
+                self.buckets[Bucket.DEGRADED] = self.buckets.get(Bucket.DEGRADED, 0) + lacking
             cost = self._advance(span.until)
             if span.bucket is None:
                 self.unsettled += cost
@@ -91,14 +109,18 @@ class Account:
         self.unsettled -= tail
         self.buckets[bucket] = self.buckets.get(bucket, 0) + tail
 
-    def close(self) -> LedgerStatus:
-        """Return the ledger to persist, its buckets in their one order."""
+    def close(self, accelerators: int) -> LedgerStatus:
+        """Return the ledger to persist, its buckets in their one order.
+
+        Args:
+            accelerators: how many are to be counted from now on.
+        """
         return LedgerStatus(
             accelerator_milliseconds={
                 bucket: self.buckets[bucket] for bucket in Bucket if self.buckets.get(bucket)
             },
             unsettled_milliseconds=self.unsettled,
-            accelerators=self.weight,
+            accelerators=accelerators,
             accounted_until=self.until,
         )
 
@@ -109,7 +131,11 @@ class Account:
 
     def _cost(self, begin: datetime, end: datetime) -> int:
         """Return whole milliseconds × weight; both ends are cut alike, so that sums stay exact."""
-        return max(0, (truncate(end) - truncate(begin)) // MILLISECOND) * self.weight
+        return self._milliseconds(begin, end) * self.weight
+
+    @staticmethod
+    def _milliseconds(begin: datetime, end: datetime) -> int:
+        return max(0, (truncate(end) - truncate(begin)) // MILLISECOND)
 
 
 def total(ledger: LedgerStatus) -> int:

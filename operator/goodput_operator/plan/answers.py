@@ -5,8 +5,10 @@ that dies between the two gives the same order again.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from goodput.protocol import EXIT, HOLD, RUN, STOP, Ancestor, Commit, SyncAnswer, World
+from goodput_operator.api.spec import ParallelismSpec
 from goodput_operator.api.status import (
     AttemptState,
     AttemptStatus,
@@ -14,7 +16,9 @@ from goodput_operator.api.status import (
     TrainingJobStatus,
 )
 from goodput_operator.observe.snapshot import JobSnapshot, Worker
-from goodput_operator.plan.reasons import SUSPENDED, stop_revision
+from goodput_operator.plan.members import ranked
+from goodput_operator.plan.reasons import RESIZED, SUSPENDED, stop_revision
+from goodput_operator.plan.sizing import accumulation_steps, data_parallel_degree
 from goodput_operator.plan.view import Timing, find_condition
 
 EXIT_CODE_TERMINATED = 143
@@ -22,7 +26,11 @@ FAILED_EXIT_CODE = 1
 
 
 def answers(
-    status: TrainingJobStatus, snapshot: JobSnapshot, processes: int, timing: Timing
+    status: TrainingJobStatus,
+    snapshot: JobSnapshot,
+    processes: int,
+    timing: Timing,
+    parallelism: ParallelismSpec | None = None,
 ) -> Mapping[str, SyncAnswer]:
     """Return the answer that is due to each pod's agent, by pod UID.
 
@@ -31,6 +39,7 @@ def answers(
         snapshot: whose pods are to be answered, already seated by `status`.
         processes: training processes of one worker.
         timing: the grace periods.
+        parallelism: how the training is split, for the batch at this size.
     """
     due = {
         pod.uid: SyncAnswer(
@@ -42,12 +51,38 @@ def answers(
         for pod in snapshot.strays
     }
     finished = _final_exit(status, timing)
+    split = _split(parallelism, len(ranked(snapshot.workers)), processes)
     for worker in snapshot.workers:
         if worker.pod is not None:
-            due[worker.pod.uid] = finished or _for_member(
-                status, worker, len(snapshot.workers), processes, timing
-            )
+            due[worker.pod.uid] = finished or _for_member(status, worker, split, timing)
     return due
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What is the same for all members of a world: its size, and how the training is split."""
+
+    workers: int
+    processes: int
+    global_batch_size: int | None = None
+    accumulation_steps: int | None = None
+    data_parallel_degree: int | None = None
+    ranks_alike: int = 1
+
+
+def _split(parallelism: ParallelismSpec | None, workers: int, processes: int) -> Split:
+    if parallelism is None or not workers:
+        return Split(workers, processes)
+    degree = data_parallel_degree(workers, processes, parallelism)
+    batch = parallelism.global_batch_size
+    return Split(
+        workers,
+        processes,
+        global_batch_size=batch,
+        accumulation_steps=accumulation_steps(parallelism, degree) if degree and batch else None,
+        data_parallel_degree=degree,
+        ranks_alike=parallelism.tensor * parallelism.context,
+    )
 
 
 def _final_exit(status: TrainingJobStatus, timing: Timing) -> SyncAnswer | None:
@@ -67,15 +102,19 @@ def _final_exit(status: TrainingJobStatus, timing: Timing) -> SyncAnswer | None:
 
 
 def _for_member(
-    status: TrainingJobStatus, worker: Worker, workers: int, processes: int, timing: Timing
+    status: TrainingJobStatus, worker: Worker, split: Split, timing: Timing
 ) -> SyncAnswer:
     attempt = status.attempt
     durable = _durable(status)
     if attempt is None or attempt.state in (AttemptState.FORMING, AttemptState.CLOSED):
         number = attempt.number if attempt else 0
         return SyncAnswer(kind=HOLD, revision=f"{number}.hold", attempt=number, durable=durable)
+    if worker.rank < 0:
+        return SyncAnswer(
+            kind=HOLD, revision=f"{attempt.number}.wait", attempt=attempt.number, durable=durable
+        )
     if attempt.state is AttemptState.STOPPING:
-        planned = attempt.reason == SUSPENDED
+        planned = attempt.reason in (SUSPENDED, RESIZED)
         return SyncAnswer(
             kind=STOP,
             revision=stop_revision(attempt.number),
@@ -83,16 +122,14 @@ def _for_member(
             grace_seconds=timing.suspend_grace_seconds if planned else timing.stop_grace_seconds,
             durable=durable,
         )
-    if worker.rank < 0:
-        return SyncAnswer(
-            kind=HOLD, revision=f"{attempt.number}.wait", attempt=attempt.number, durable=durable
-        )
+    asked = f".save-{attempt.save_step}" if attempt.save_step is not None else ""
     return SyncAnswer(
         kind=RUN,
-        revision=f"{attempt.number}.run",
+        revision=f"{attempt.number}.run{asked}",
         attempt=attempt.number,
-        world=_world(status, attempt, worker, workers, processes),
+        world=_world(status, attempt, worker, split),
         durable=durable,
+        save_step=attempt.save_step,
     )
 
 
@@ -100,17 +137,16 @@ def _world(
     status: TrainingJobStatus,
     attempt: AttemptStatus,
     worker: Worker,
-    workers: int,
-    processes: int,
+    split: Split,
 ) -> World:
     return World(
         attempt=attempt.number,
         run_id=attempt.run_id,
-        workers=workers,
+        workers=split.workers,
         worker_rank=worker.rank,
-        processes=processes,
+        processes=split.processes,
         world_size=attempt.world_size,
-        rank_offset=worker.rank * processes,
+        rank_offset=worker.rank * split.processes,
         master_address=attempt.master_address,
         master_port=attempt.master_port,
         restore_step=attempt.restore_step,
@@ -118,6 +154,10 @@ def _world(
             Ancestor(attempt=link.attempt, origin=link.origin, step=link.step)
             for link in status.checkpoint.lineage
         ),
+        global_batch_size=split.global_batch_size,
+        accumulation_steps=split.accumulation_steps,
+        data_parallel_degree=split.data_parallel_degree,
+        ranks_alike=split.ranks_alike,
     )
 
 

@@ -4,12 +4,12 @@ Pure functions from one status to the next. Who calls them, and when, is in `pla
 The number only grows, and nothing here is undone: a new try is a new attempt.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from goodput.protocol import Commit
 from goodput_operator.api.base import truncate
-from goodput_operator.api.spec import MAX_INCARNATION, RecoverySpec
+from goodput_operator.api.spec import MAX_INCARNATION, RecoverySpec, TrainingJobSpec
 from goodput_operator.api.status import (
     MAX_ATTEMPT,
     AttemptState,
@@ -25,9 +25,11 @@ from goodput_operator.api.status import (
 )
 from goodput_operator.diagnose.examine import Finding, GangProgress
 from goodput_operator.observe.snapshot import NodeHealth, Worker
+from goodput_operator.plan.elastic import remembering, with_exposure
 from goodput_operator.plan.reasons import (
     NOT_CONFIRMED,
     PLANNED,
+    RESIZED,
     SUSPENDED,
     stop_revision,
 )
@@ -37,16 +39,15 @@ MAX_LINEAGE = 64
 MAX_EXCLUSIONS = 64
 
 
-def sized_slots(slots: Iterable[SlotStatus], workers: int) -> list[SlotStatus]:
-    """Return exactly `workers` slots, outside any world, each with the incarnation it had."""
-    known = {slot.slot: slot for slot in slots}
-    return [
-        SlotStatus(
-            slot=number,
-            incarnation=min(known[number].incarnation, MAX_INCARNATION) if number in known else 0,
-        )
-        for number in range(workers)
-    ]
+def sized_slots(slots: Iterable[SlotStatus], spec: TrainingJobSpec) -> list[SlotStatus]:
+    """Return the job's slots, outside any world, each with the incarnation it had.
+
+    As many as there are workers. An elastic job keeps those that it has ever had: a name of a
+    pod must not come back, and which slots are held by now is not for their numbers to say.
+    """
+    known = {slot.slot: min(slot.incarnation, MAX_INCARNATION) for slot in slots}
+    count = max([spec.workers, *(slot + 1 for slot in known if spec.elastic)])
+    return [SlotStatus(slot=number, incarnation=known.get(number, 0)) for number in range(count)]
 
 
 def open_next(view: View) -> TrainingJobStatus:
@@ -58,17 +59,19 @@ def open_next(view: View) -> TrainingJobStatus:
             "attempt": AttemptStatus(
                 number=number, state=AttemptState.FORMING, opened_at=truncate(view.now)
             ),
-            "slots": sized_slots(status.slots, view.spec.workers),
+            "slots": sized_slots(status.slots, view.spec),
         }
     )
 
 
-def publish(view: View, master: Worker) -> TrainingJobStatus:
-    """Return the status with the world of the forming attempt fixed.
+def publish(view: View, members: Sequence[Worker]) -> TrainingJobStatus:
+    """Return the status with the world of the forming attempt fixed: these members, in order.
 
     Nobody runs the attempt yet, so its number may still rise: above every attempt that has
     left anything in the checkpoint directory, whoever's it was.
     """
+    master = members[0]
+    ranks = {worker.slot: rank for rank, worker in enumerate(members)}
     assert master.agent is not None
     assert master.pod is not None
     status, attempt = _in_its_directory(view), view.attempt
@@ -89,13 +92,15 @@ def publish(view: View, master: Worker) -> TrainingJobStatus:
                     "state": AttemptState.STARTING,
                     "published_at": truncate(view.now),
                     "run_id": f"{view.snapshot.uid}-{number}",
-                    "world_size": view.spec.workers * view.processes,
+                    "world_size": len(members) * view.processes,
                     "master_address": master.pod.address,
                     "master_port": master.agent.request.free_port,
                     "restore_step": commit.step if commit else None,
                 }
             ),
-            "slots": [slot.model_copy(update={"rank": slot.slot}) for slot in status.slots],
+            "slots": [
+                slot.model_copy(update={"rank": ranks.get(slot.slot, -1)}) for slot in status.slots
+            ],
             "checkpoint": status.checkpoint.model_copy(
                 update={"lineage": _extended(status.checkpoint.lineage, link)}
             ),
@@ -208,6 +213,7 @@ def stop(
             )
         }
     )
+    status = _remembered(view, status, reason)
     if reason in PLANNED:
         return status
     return with_condition(
@@ -219,6 +225,15 @@ def stop(
         generation=view.snapshot.generation,
         now=view.now,
     )
+
+
+def _remembered(view: View, status: TrainingJobStatus, reason: str) -> TrainingJobStatus:
+    """Return the status of an elastic job that knows for how long its gang has trained."""
+    if status.elastic is None:
+        return status
+    trained = len(view.gang) if view.attempt.running_at else 0
+    status = with_exposure(status, trained, view.now, interrupted=reason not in PLANNED)
+    return remembering(status, resize_began_at=None)
 
 
 def stopped(worker: Worker, attempt: int) -> bool:
@@ -241,8 +256,8 @@ def close(view: View) -> TrainingJobStatus:
         worker.slot
         for worker in view.snapshot.workers
         if worker.slot in view.diagnosis.lost_slots
-        or worker.pod is None
-        or worker.pod.dead
+        or (worker.pod is None and worker.rank >= 0)
+        or (worker.pod is not None and worker.pod.dead)
         or not stopped(worker, attempt.number)
     )
     closed = attempt.model_copy(update={"state": AttemptState.CLOSED})
@@ -256,7 +271,7 @@ def close(view: View) -> TrainingJobStatus:
             ),
         }
     )
-    if attempt.reason == SUSPENDED:
+    if attempt.reason in (SUSPENDED, RESIZED):
         return status
     if attempt.reason == NOT_CONFIRMED:
         return start_failed(status, view.spec.recovery, view.now)
@@ -351,3 +366,12 @@ def _node_fault(findings: Iterable[Finding], slot: int) -> Finding | None:
         ),
         None,
     )
+
+
+def avoiding(view: View, nodes: Iterable[str], reason: str, seconds: float) -> list[Exclusion]:
+    """Return the exclusions with these nodes avoided, too, unless they are already."""
+    live = [one for one in view.status.exclusions if one.until > view.now]
+    until = truncate(view.now + timedelta(seconds=seconds))
+    new = sorted({node for node in nodes if node} - {one.node for one in live})
+    live += [Exclusion(node=node, until=until, reason=reason) for node in new]
+    return live[-MAX_EXCLUSIONS:]

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from goodput_operator.api.status import AttemptState, ConditionType, TrainingJobStatus
-from goodput_operator.diagnose.examine import Diagnosis, GangProgress, stands_still
-from goodput_operator.observe.snapshot import JobSnapshot
+from goodput_operator.diagnose.examine import GangProgress, stands_still
+from goodput_operator.plan.reasons import PUBLISHED
 from goodput_operator.plan.view import View, find_condition, is_finished, is_true, with_condition
 
 PATIENCE = timedelta(seconds=60)
@@ -43,13 +43,13 @@ def with_conditions(status: TrainingJobStatus, view: View, message: str) -> Trai
     writers: tuple[tuple[ConditionType, Callable[[], Sentence | None]], ...] = (
         (ConditionType.TEMPLATE_VALID, lambda: _default(status, ConditionType.TEMPLATE_VALID)),
         (ConditionType.ADMITTED, lambda: _default(status, ConditionType.ADMITTED)),
-        (ConditionType.GANG_SCHEDULED, lambda: _gang_scheduled(status, view.snapshot)),
+        (ConditionType.GANG_SCHEDULED, lambda: _gang_scheduled(status, view)),
         (ConditionType.RUNNING, lambda: _running(status, view, message)),
         (
             ConditionType.PROGRESSING,
             lambda: _progressing(status, view.diagnosis.progress, view.now),
         ),
-        (ConditionType.DEGRADED, lambda: _degraded(status, view.diagnosis)),
+        (ConditionType.DEGRADED, lambda: _degraded(status, view)),
         (ConditionType.RECOVERING, lambda: _recovering(status, view.diagnosis.progress)),
         (ConditionType.CHECKPOINT_FRESH, lambda: _fresh(status, view.diagnosis.progress)),
         (ConditionType.SUSPENDED, lambda: _default(status, ConditionType.SUSPENDED)),
@@ -84,14 +84,15 @@ def _default(status: TrainingJobStatus, kind: ConditionType) -> Sentence | None:
     return "False", f"Not{kind}", ""
 
 
-def _gang_scheduled(status: TrainingJobStatus, snapshot: JobSnapshot) -> Sentence | None:
+def _gang_scheduled(status: TrainingJobStatus, view: View) -> Sentence | None:
     if is_finished(status):
         return _default(status, ConditionType.GANG_SCHEDULED)
-    bound = sum(1 for w in snapshot.workers if w.pod and w.pod.node and not w.pod.dead)
-    wanted = len(snapshot.workers)
+    gang = view.gang or view.snapshot.workers
+    bound = sum(1 for w in gang if w.pod and w.pod.node and not w.pod.dead)
+    wanted = len(gang)
     if wanted and bound == wanted:
         return "True", "AllBound", f"all {wanted} workers are bound to nodes"
-    refused = next((w.pod.unschedulable for w in snapshot.workers if w.pod), "")
+    refused = next((w.pod.unschedulable for w in gang if w.pod), "")
     return "False", "NotBound", f"not all of {wanted} workers are bound. {refused}".rstrip()
 
 
@@ -105,7 +106,7 @@ def _running(status: TrainingJobStatus, view: View, message: str) -> Sentence:
         return (
             "True",
             "AllProcessesStarted",
-            f"attempt {attempt.number} runs on {len(view.snapshot.workers)} workers",
+            f"attempt {attempt.number} runs on {len(view.gang)} workers",
         )
     if attempt.state is AttemptState.STOPPING:
         waiting = find_condition(status, ConditionType.RUNNING)
@@ -129,13 +130,19 @@ def _progressing(status: TrainingJobStatus, progress: GangProgress, now: datetim
     return "Unknown", "NoSignal", "no step or checkpoint has been reported in this attempt yet"
 
 
-def _degraded(status: TrainingJobStatus, diagnosis: Diagnosis) -> Sentence:
+def _degraded(status: TrainingJobStatus, view: View) -> Sentence:
     if is_finished(status):
         return "False", "Finished", ""
-    doubt = next((one for one in diagnosis.findings if not one.certain), None)
-    if doubt is None:
-        return "False", "AsWanted", ""
-    return "True", doubt.reason, doubt.message
+    doubt = next((one for one in view.diagnosis.findings if not one.certain), None)
+    if doubt is not None:
+        return "True", doubt.reason, doubt.message
+    attempt, size = status.attempt, len(view.gang)
+    if attempt is not None and attempt.state in PUBLISHED and size < view.wanted:
+        waiting = sum(1 for one in view.snapshot.workers if one.rank < 0 and one.pod)
+        message = f"{size} of {view.wanted} workers train"
+        message += f"; {waiting} more are held to join them" if waiting else ""
+        return "True", "ShrunkToFit", message
+    return "False", "AsWanted", ""
 
 
 def _recovering(status: TrainingJobStatus, progress: GangProgress) -> Sentence | None:

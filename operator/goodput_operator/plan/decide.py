@@ -16,6 +16,7 @@ from goodput_operator.errors import GoodputError
 from goodput_operator.observe.snapshot import JobSnapshot, PodView
 from goodput_operator.plan.answers import answers
 from goodput_operator.plan.attempt import stopped
+from goodput_operator.plan.members import size_problems, sizes_of
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
 from goodput_operator.plan.rules import RULES, next_deadline
 from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, is_finished
@@ -84,6 +85,7 @@ def decide(
         RulesDisagreeError: a bug in the rules.
     """
     diagnosis = examine(snapshot, status.attempt, now)
+    sizes = sizes_of(spec, processes)
     view = View(
         spec=spec,
         status=observe_reports(status, snapshot.workers, diagnosis, now),
@@ -95,7 +97,8 @@ def decide(
         accelerators=accelerators,
         processes=processes,
         timing=timing,
-        template_problems=template_problems,
+        template_problems=(*template_problems, *size_problems(spec, sizes)),
+        sizes=sizes,
     )
     view, last, decisions, ended = _follow_rules(view, status.attempt)
     after = next_status(status, diagnosis, view, ended, last.message)
@@ -119,7 +122,9 @@ def decide(
             *_stuck(after.attempt, view.snapshot, now, timing),
         ),
         # An agent prunes by what it is told: nothing is acknowledged that a restart would forget.
-        answers=answers(after if write else status, view.snapshot, processes, timing),
+        answers=answers(
+            after if write else status, view.snapshot, processes, timing, spec.parallelism
+        ),
         delete_job=(
             done is not None
             and spec.ttl_seconds_after_finished is not None

@@ -6,16 +6,24 @@ They come after all others in `plan.rules`, in the order in which they stand her
 from datetime import datetime, timedelta
 
 from goodput.protocol import Disk
-from goodput_operator.api.base import truncate
-from goodput_operator.api.status import MAX_ATTEMPT, ConditionType, Exclusion
+from goodput_operator.api.status import MAX_ATTEMPT, ConditionType, TrainingJobStatus
 from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, Kind, where
 from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.observe.snapshot import NodeHealth, Worker
-from goodput_operator.plan.attempt import MAX_EXCLUSIONS, publish, start_failed
+from goodput_operator.plan.attempt import avoiding, publish, start_failed
+from goodput_operator.plan.elastic import (
+    can_go_on,
+    replacements_due,
+    size_change,
+    snoozed_until,
+    with_new_world,
+    with_snooze,
+)
+from goodput_operator.plan.members import chosen, is_ready
+from goodput_operator.plan.reasons import UNSCHEDULABLE
+from goodput_operator.plan.sizing import largest_legal
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import Step, View, next_incarnation
-
-UNSCHEDULABLE = "Unschedulable"
 
 
 def cannot_start(view: View) -> Step | None:
@@ -38,9 +46,9 @@ def release_refused(view: View) -> Step | None:
     opened_at = view.attempt.opened_at.replace(microsecond=0)  # as precise as a pod's creation
     survivors = any(w.pod and w.pod.created_at < opened_at for w in view.snapshot.workers)
     patience = timedelta(seconds=view.spec.gang.start_timeout_seconds)
-    if not survivors or view.now >= opened_at + patience:
+    if not can_go_on(view) and (not survivors or view.now >= opened_at + patience):
         return _release(view, "CreateRefused", message)
-    status = start_failed(view.status, view.spec.recovery, view.now)
+    status = _failed_to_start(view, view.status)
     status = set_condition(view, status, ConditionType.ADMITTED, False, "CreateRefused", message)
     return Step(status, "CreateRefused", message)
 
@@ -66,7 +74,7 @@ def replace_dead(view: View) -> Step | None:
     status = view.status.model_copy(
         update={
             "slots": next_incarnation(view.status.slots, frozenset(w.slot for w in dead)),
-            "exclusions": _avoiding(
+            "exclusions": avoiding(
                 view,
                 [w.pod.node for w in dead if w.pod and _node_to_blame(w)],
                 "WorkerDied",
@@ -76,7 +84,7 @@ def replace_dead(view: View) -> Step | None:
     )
     message = f"{where(dead[0])} died before the gang was complete"
     if failed:
-        status = start_failed(status, view.spec.recovery, view.now)
+        status = _failed_to_start(view, status, gone=len(dead))
         ended = failed[0].pod.ended if failed[0].pod else None
         if ended:
             message += f" (exit code {ended.exit_code} {ended.reason}: {ended.message[:300]})"
@@ -103,7 +111,7 @@ def displace(view: View) -> Step | None:
     status = view.status.model_copy(
         update={
             "slots": next_incarnation(view.status.slots, frozenset(w.slot for w in refused)),
-            "exclusions": _avoiding(
+            "exclusions": avoiding(
                 view,
                 [w.pod.pinned for w in refused if w.pod],
                 UNSCHEDULABLE,
@@ -111,7 +119,7 @@ def displace(view: View) -> Step | None:
             ),
         }
     )
-    status = start_failed(status, view.spec.recovery, view.now)
+    status = _failed_to_start(view, status, gone=len(refused))
     first = refused[0].pod
     message = f"{where(refused[0])} is placed again: {first.unschedulable if first else ''}"
     status = set_condition(view, status, ConditionType.ADMITTED, False, "Displaced", message)
@@ -120,20 +128,22 @@ def displace(view: View) -> Step | None:
 
 def admit(view: View) -> Step | None:
     """Create what is missing when the whole gang fits; else say what is missing."""
-    missing = [worker.slot for worker in view.snapshot.workers if worker.pod is None]
+    empty = [worker.slot for worker in view.snapshot.workers if worker.pod is None]
+    missing = empty[: max(0, view.wanted - (len(view.snapshot.workers) - len(empty)))]
     if not missing or view.room:
         return None
     if view.backing_off_until is not None:
         return Step(view.status, "BackOff", recheck_at=view.backing_off_until)
+    if can_go_on(view) and snoozed_until(view) is not None:
+        return None
     if view.pinned:
-        bound = {
-            w.slot: w.pod.node for w in view.snapshot.workers if w.pod is not None and w.pod.node
-        }
-        room = _find_room(view, missing, bound)
+        room = _find_largest_room(view, missing)
         if isinstance(room, NoRoom):
-            return _no_room(view, room)
+            return None if can_go_on(view) else _no_room(view, room)
         nodes: dict[int, str | None] = dict(room.nodes)
-        message = f"all {view.spec.workers} workers fit"
+        size = len(room.nodes) + len(view.snapshot.workers) - len(empty)
+        all_of = f"all {size}" if size == view.wanted else f"{size} of {view.wanted}"
+        message = f"{all_of} workers fit"
     else:
         nodes = dict.fromkeys(missing)
         message = "the workers are created without a reservation"
@@ -141,14 +151,36 @@ def admit(view: View) -> Step | None:
     return Step(status, "Admitted", message, room=nodes)
 
 
+def _find_largest_room(view: View, missing: list[int]) -> Placement | NoRoom:
+    """Look for room for all that are missing, else for the largest legal size that fits.
+
+    Where there is none either, the answer is about the smallest gang that could start, because
+    for that one the job waits.
+    """
+    bound = {w.slot: w.pod.node for w in view.snapshot.workers if w.pod is not None and w.pod.node}
+    held = sum(1 for worker in view.snapshot.workers if worker.pod is not None)
+    count = len(missing)
+    while True:
+        room = _find_room(view, missing[:count], bound)
+        if not isinstance(room, NoRoom):
+            return room
+        size = largest_legal(view.sizes, held + min(room.fits, count - 1)) or view.sizes[0]
+        if not held < size < held + count:
+            return room
+        count = size - held
+
+
 def _find_room(view: View, missing: list[int], bound: dict[int, str]) -> Placement | NoRoom:
     """Look for room away from excluded nodes, then on them: one that failed is better than none.
 
-    Not where the scheduler has refused a pod: it would refuse the next one at once.
+    Not where the scheduler has refused a pod: it would refuse the next one at once. Nor for a
+    gang that can do without.
     """
     exclusions, priority = view.status.exclusions, view.status.priority
     refused = [one for one in exclusions if one.reason == UNSCHEDULABLE]
     room = view.place(missing, bound, exclusions, priority)
+    if can_go_on(view):
+        return room
     if isinstance(room, NoRoom) and len(refused) < len(exclusions):
         return view.place(missing, bound, refused, priority)
     return room
@@ -177,14 +209,14 @@ def start_timeout(view: View) -> Step | None:
     held = [worker for worker in view.snapshot.workers if worker.pod is not None]
     if not held or view.now < _start_limit(view):
         return None
-    missing = [worker for worker in view.snapshot.workers if not _ready(worker)]
+    missing = [worker for worker in view.gang if not is_ready(worker)]
     unusable = _unusable_directory(view)
-    if not missing and not unusable:
+    if not unusable and largest_legal(view.sizes, len(view.gang) - len(missing)) is not None:
         return None
     trouble = next((w.pod.trouble for w in missing if w.pod and w.pod.trouble), None)
     within = f"within spec.gang.startTimeoutSeconds={view.spec.gang.start_timeout_seconds}"
     message = (
-        f"{len(missing)} of {view.spec.workers} workers were not connected {within}"
+        f"{len(missing)} of {len(view.gang)} workers were not connected {within}"
         if missing
         else f"not mended {within}: {unusable}"
     )
@@ -204,11 +236,21 @@ def _start_limit(view: View) -> datetime:
 
 
 def forming(view: View) -> Step | None:
-    """Publish the world once every worker of the gang is there and idle."""
+    """Publish the world once every worker of the gang is there and idle.
+
+    An elastic gang starts with the largest legal part of it that is, when the others have had
+    their time: until the start time-out, or what it is worth to wait for replacements.
+    """
     limit = _start_limit(view)
-    missing = [worker for worker in view.snapshot.workers if not _ready(worker)]
-    if missing:
-        return Step(view.status, "Forming", recheck_at=earliest(view, limit))
+    ready = [worker for worker in view.gang if is_ready(worker)]
+    size = largest_legal(view.sizes, min(len(ready), view.wanted))
+    hoped = largest_legal(view.sizes, min(len(view.gang), view.wanted))
+    if size is None or size != hoped:
+        wait_until = None if size is None else replacements_due(view, size)
+        if wait_until is not None:
+            limit = min(limit, wait_until)
+        if size is None or view.now < limit:
+            return Step(view.status, "Forming", recheck_at=earliest(view, limit))
     unusable = _unusable_directory(view)
     if unusable:
         status = set_condition(
@@ -217,15 +259,20 @@ def forming(view: View) -> Step | None:
         return Step(status, "DirectoryUnusable", unusable, recheck_at=earliest(view, limit))
     if view.backing_off_until is not None:
         return Step(view.status, "BackOff", recheck_at=view.backing_off_until)
-    master = view.snapshot.workers[0]
-    status = publish(view, master)
+    members = chosen(ready, size)
+    status = publish(view, members)
     assert status.attempt is not None
-    return Step(status, "Published", f"the world of attempt {status.attempt.number} is fixed")
+    message = f"the world of attempt {status.attempt.number} is fixed"
+    if view.spec.elastic is None:
+        return Step(status, "Published", message)
+    reason = size_change(view.elastic.workers, size, view.wanted)
+    message += f": {size} of {view.wanted} workers train"
+    return Step(with_new_world(status, view, members), reason, message)
 
 
 def _unusable_directory(view: View) -> str:
     """Return which worker cannot use the checkpoint directory, and why; empty when all can."""
-    for worker in view.snapshot.workers:
+    for worker in view.gang:
         problem = _disk_problem(worker)
         if problem and view.spec.checkpoint:
             directory = view.spec.checkpoint.directory
@@ -240,15 +287,15 @@ def _disk_problem(worker: Worker) -> str:
     return f"it holds something of attempt {disk.highest_attempt}, which no job has had; remove it"
 
 
-def _ready(worker: Worker) -> bool:
-    """Return whether this worker's agent is there, idle, and has left all earlier attempts."""
-    agent, pod = worker.agent, worker.pod
-    if agent is None or pod is None or pod.dead or not pod.node or not pod.address:
-        return False
-    if worker.silent_seconds > SILENCE_LIMIT_SECONDS or not 0 < agent.request.free_port < 65_536:
-        return False
-    run = agent.request.run
-    return run is None or run.alive == 0
+def _failed_to_start(view: View, status: TrainingJobStatus, *, gone: int = 0) -> TrainingJobStatus:
+    """Return the status with one more failure before the gang ran, and when to try again.
+
+    A gang that can go on without those that failed does: from the second time on, only its
+    growth waits. `gone` workers of those that have a pod are the failed ones.
+    """
+    if view.status.recovery.start_failures and can_go_on(view, without=gone):
+        return with_snooze(status, view)
+    return start_failed(status, view.spec.recovery, view.now)
 
 
 def _release(view: View, reason: str, message: str) -> Step:
@@ -257,11 +304,3 @@ def _release(view: View, reason: str, message: str) -> Step:
     status = start_failed(status, view.spec.recovery, view.now)
     status = set_condition(view, status, ConditionType.ADMITTED, False, reason, message)
     return Step(status, reason, message)
-
-
-def _avoiding(view: View, nodes: list[str], reason: str, seconds: float) -> list[Exclusion]:
-    live = [one for one in view.status.exclusions if one.until > view.now]
-    until = truncate(view.now + timedelta(seconds=seconds))
-    new = sorted({node for node in nodes if node} - {one.node for one in live})
-    live += [Exclusion(node=node, until=until, reason=reason) for node in new]
-    return live[-MAX_EXCLUSIONS:]

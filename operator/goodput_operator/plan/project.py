@@ -13,7 +13,6 @@ from goodput_operator.api.status import (
     AttemptStatus,
     CheckpointStatus,
     ConditionType,
-    LedgerStatus,
     TrainingJobStatus,
     WorkersStatus,
 )
@@ -22,6 +21,8 @@ from goodput_operator.ledger.accounting import goodput_text
 from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.attempt import is_newer, with_restored
 from goodput_operator.plan.conditions import phase, with_conditions
+from goodput_operator.plan.elastic import with_restart_measured
+from goodput_operator.plan.members import ranked
 from goodput_operator.plan.reasons import PUBLISHED
 from goodput_operator.plan.spending import account_for
 from goodput_operator.plan.view import Timing, View, find_condition, is_finished
@@ -71,10 +72,13 @@ def observe_reports(
     attempt, progress = status.attempt, diagnosis.progress
     if attempt is None or attempt.state not in PUBLISHED:
         return status
-    done = frozenset(one.slot for one in workers if succeeded(one, attempt.number))
+    members = ranked(workers) or workers
+    done = frozenset(one.slot for one in members if succeeded(one, attempt.number))
     status = _with_succeeded(with_restored(status, progress), done)
     assert status.attempt is not None
     if attempt.first_step_at is None and progress.first_step_at is not None:
+        status = with_restart_measured(status, progress.first_step_at)
+        assert status.attempt is not None
         status = status.model_copy(
             update={
                 "attempt": status.attempt.model_copy(
@@ -155,13 +159,14 @@ def worth_writing(
     return now >= due, due
 
 
-_NO_NUMBERS = {"workers": WorkersStatus(), "ledger": LedgerStatus(), "goodput": ""}
+_NO_NUMBERS = {"workers": WorkersStatus(), "goodput": ""}
 
 
 def _essence(status: TrainingJobStatus) -> TrainingJobStatus:
     return status.model_copy(
         update={
             **_NO_NUMBERS,
+            "ledger": status.ledger.accelerators if status.elastic else 0,
             "slots": [(one.slot, one.incarnation, one.rank) for one in status.slots],
             "conditions": [(one.type, one.status, one.reason) for one in status.conditions],
             "progress": status.progress.model_copy(
@@ -187,17 +192,17 @@ def _observed(
     if attempt is not None and attempt.state in (AttemptState.STARTING, AttemptState.RUNNING):
         training = sum(
             1
-            for worker in snapshot.workers
+            for worker in view.gang
             if (run := worker.run_of(attempt.number)) is not None
             and run.started_at is not None
             and not run.failed
         )
     workers = WorkersStatus(
-        wanted=len(snapshot.workers),
+        wanted=view.wanted,
         bound=sum(1 for w in snapshot.workers if w.pod and w.pod.node and not w.pod.dead),
         connected=sum(1 for w in snapshot.workers if w.agent and w.pod and not w.pod.dead),
         training=training,
-        text=f"{training}/{len(snapshot.workers)}",
+        text=f"{training}/{view.wanted}",
     )
     if is_finished(status):
         workers = before.workers

@@ -7,9 +7,11 @@ PUBLISHED = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 
 SUSPENDED = "Suspended"
 NOT_CONFIRMED = "NotConfirmed"
+RESIZED = "Resized"
+UNSCHEDULABLE = "Unschedulable"
 DO_NOT_REQUEUE = "DoNotRequeue"
-PLANNED = frozenset({SUSPENDED, NOT_CONFIRMED})
-"""Ends that are no incident: the user's wish, or a start that is tried again."""
+PLANNED = frozenset({SUSPENDED, RESIZED, NOT_CONFIRMED})
+"""Ends that are no incident: the user's wish, our own, or a start that is tried again."""
 
 
 def stop_revision(attempt: int) -> str:

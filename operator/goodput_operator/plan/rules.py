@@ -34,6 +34,7 @@ from goodput_operator.plan.attempt import (
     stop,
     stopped,
 )
+from goodput_operator.plan.elastic import with_exposure, with_restart_measured
 from goodput_operator.plan.forming import (
     admit,
     cannot_start,
@@ -49,6 +50,7 @@ from goodput_operator.plan.reasons import (
     PLANNED,
     SUSPENDED,
 )
+from goodput_operator.plan.resize import ask, can_ask, has_saved, knows, release_surplus, resize
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import (
     Step,
@@ -69,7 +71,7 @@ def first_visit(view: View) -> Step | None:
     status = view.status.model_copy(
         update={
             "selector": selector(view.snapshot.key[1]),
-            "slots": sized_slots((), view.spec.workers),
+            "slots": sized_slots((), view.spec),
             "queued_since": truncate(view.now),
             "active_since": None if view.spec.suspend else truncate(view.now),
         }
@@ -171,9 +173,15 @@ def template_invalid(view: View) -> Step | None:
 
 
 def suspend_running(view: View) -> Step | None:
-    """Stop a running attempt because the user wants it suspended."""
+    """Stop a running attempt because the user wants it suspended, saved before if it can be."""
     attempt = view.status.attempt
     if not view.spec.suspend or attempt is None or attempt.state not in LIVE:
+        return None
+    if view.spec.elastic is not None and attempt.save_by is None and not knows(view):
+        return None
+    if attempt.save_by is None and can_ask(view):
+        return Step(ask(view), "SaveAsked", "spec.suspend is true: the training is asked to save")
+    if not has_saved(view):
         return None
     status = stop(
         view,
@@ -210,7 +218,7 @@ def stopping(view: View) -> Step | None:
             view, status, ConditionType.RECOVERING, True, cause.reason, blamed.message
         )
         return Step(status, cause.reason, cause.message)
-    pending = [worker for worker in view.snapshot.workers if not _harmless(view, worker)]
+    pending = [worker for worker in view.gang if not _harmless(view, worker)]
     if not pending:
         return Step(close(view), "Closed", f"attempt {attempt.number} is closed: {attempt.reason}")
     begun = attempt.stopping_at or view.now
@@ -297,8 +305,9 @@ def _has_signal(status: TrainingJobStatus) -> bool:
 
 
 def suspended(view: View) -> Step | None:
-    """Hold nothing while suspended."""
-    if not view.spec.suspend:
+    """Hold nothing while suspended; one that is being saved is not yet."""
+    attempt = view.status.attempt
+    if not view.spec.suspend or (attempt is not None and attempt.state in LIVE):
         return None
     if view.holds(ConditionType.SUSPENDED):
         return Step(view.status, "Suspended")
@@ -334,7 +343,7 @@ def resume(view: View) -> Step | None:
         update={
             "queued_since": truncate(view.now),
             "active_since": truncate(view.now),
-            "slots": sized_slots(view.status.slots, view.spec.workers),
+            "slots": sized_slots(view.status.slots, view.spec),
             # The template may be another one now, whose checkpoints nobody fences.
             "checkpoint": view.status.checkpoint.model_copy(update={"fenced": False}),
         }
@@ -366,7 +375,7 @@ def attempt_over(view: View) -> Step | None:
     attempt = view.status.attempt
     if attempt is None or attempt.state not in LIVE:
         return None
-    if all(succeeded(worker, attempt.number) for worker in view.snapshot.workers):
+    if all(succeeded(worker, attempt.number) for worker in view.gang):
         return _succeed(view)
     cause = view.diagnosis.first_cause
     if cause is not None:
@@ -386,7 +395,7 @@ def starting(view: View) -> Step | None:
     attempt = view.status.attempt
     if attempt is None or attempt.state is not AttemptState.STARTING:
         return None
-    waiting = [worker for worker in view.snapshot.workers if not _confirmed(view, worker)]
+    waiting = [worker for worker in view.gang if not _confirmed(view, worker)]
     if not waiting:
         running_at = _running_at(view)
         status = view.status.model_copy(
@@ -398,6 +407,9 @@ def starting(view: View) -> Step | None:
                 "recovery": view.status.recovery.model_copy(update={"start_failures": 0}),
             }
         )
+        status = with_exposure(status, 0, view.now)
+        if not status.checkpoint.fenced:  # else the first step ends it
+            status = with_restart_measured(status, running_at)
         return Step(status, "Running", f"all processes of attempt {attempt.number} are started")
     limit = (attempt.published_at or view.now) + timedelta(seconds=view.timing.confirm_seconds)
     vanished = any(one.kind is Kind.REPORTS_VANISHED for one in view.diagnosis.findings)
@@ -421,7 +433,7 @@ def _confirmed(view: View, worker: Worker) -> bool:
 def _running_at(view: View) -> datetime:
     times = [
         worker.agent.time_of(run.started_at)
-        for worker in view.snapshot.workers
+        for worker in view.gang
         if worker.agent
         and (run := worker.run_of(view.attempt.number)) is not None
         and run.started_at is not None
@@ -476,7 +488,9 @@ RULES: tuple[Rule, ...] = (
     template_invalid,
     open_attempt,
     attempt_over,
+    release_surplus,
     starting,
+    resize,
     running,
     # From here on the attempt is forming.
     cannot_start,

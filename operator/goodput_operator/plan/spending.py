@@ -17,6 +17,8 @@ from goodput_operator.plan.attempt import is_newer
 from goodput_operator.plan.reasons import PLANNED, PUBLISHED, SUSPENDED
 from goodput_operator.plan.view import View, is_finished, is_true
 
+LIVE = (AttemptState.STARTING, AttemptState.RUNNING)
+
 
 def account_for(
     before: TrainingJobStatus,
@@ -28,18 +30,38 @@ def account_for(
     """Account for the time since the last write by what `before` says of it."""
     if is_finished(before):
         return before.ledger
-    weight = view.accelerators * len(view.snapshot.workers)
-    account = Account.open(before.ledger, weight, view.snapshot.created_at)
-    attempt = before.attempt
+    attempt, counted = before.attempt, _counted(before, view)
+    training = view.accelerators * sum(1 for slot in before.slots if slot.rank >= 0)
+    if attempt is None or attempt.state not in LIVE or view.spec.elastic is None:
+        training = counted
+    account = Account.open(
+        before.ledger, training, view.snapshot.created_at, missing=max(0, counted - training)
+    )
+    next_counted = _to_count(view)
     if attempt is None or attempt.state not in PUBLISHED:
         account.add([Span(view.now, _idle_bucket(before))])
-        return account.close()
+        return account.close(next_counted)
     if attempt.state is AttemptState.STOPPING:
         bucket = Bucket.SUSPENDED if attempt.reason == SUSPENDED else Bucket.RECOVERY
         account.add([Span(view.now, bucket)])
-        return account.close()
+        return account.close(next_counted)
     _account_for_training(account, before, after, ended or attempt, progress, view)
-    return account.close()
+    return account.close(next_counted)
+
+
+def _to_count(view: View) -> int:
+    """Return the accelerators to count from now on: those wanted or held, whichever are more."""
+    if view.spec.elastic is None:
+        return view.accelerators * len(view.snapshot.workers)
+    held = sum(1 for one in view.snapshot.workers if one.pod and not one.pod.terminal)
+    return view.accelerators * max(view.wanted, held)
+
+
+def _counted(before: TrainingJobStatus, view: View) -> int:
+    """Return the accelerators that the time until now is to be counted for."""
+    if view.spec.elastic is None or before.ledger.accounted_until is None:
+        return _to_count(view)
+    return before.ledger.accelerators
 
 
 def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was said between
@@ -58,7 +80,7 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     succeeded = is_true(after, ConditionType.SUCCEEDED)
     end = min(attempt.ended_at or now, now)
     running_at = attempt.running_at
-    recovering = is_true(before, ConditionType.RECOVERING)
+    recovering = is_true(before, ConditionType.RECOVERING) or _resizing(before)
     start = Bucket.RECOVERY if recovering else Bucket.STARTUP
     account.add([Span(min(running_at or end, end), start)])
     if running_at is not None:
@@ -101,10 +123,14 @@ def _settle_commits(account: Account, checkpoint: CheckpointStatus, progress: Ga
         account.settle(Bucket.PRODUCTIVE, progress.tracker_step_at)
 
 
+def _resizing(status: TrainingJobStatus) -> bool:
+    return status.elastic is not None and status.elastic.resize_began_at is not None
+
+
 def _idle_bucket(status: TrainingJobStatus) -> Bucket:
     if is_true(status, ConditionType.SUSPENDED):
         return Bucket.SUSPENDED
-    if is_true(status, ConditionType.RECOVERING):
+    if is_true(status, ConditionType.RECOVERING) or _resizing(status):
         return Bucket.RECOVERY
     if not is_true(status, ConditionType.ADMITTED):
         return Bucket.QUEUED

@@ -11,13 +11,16 @@ from goodput_operator.api.status import (
     AttemptStatus,
     Condition,
     ConditionType,
+    ElasticStatus,
     Exclusion,
     SlotStatus,
     TrainingJobStatus,
 )
 from goodput_operator.diagnose.examine import Diagnosis, examine
 from goodput_operator.gang.placement import NoRoom, Placement
-from goodput_operator.observe.snapshot import JobSnapshot, reseat
+from goodput_operator.observe.snapshot import JobSnapshot, Worker, reseat
+from goodput_operator.plan.members import ranked, wanted_size
+from goodput_operator.plan.reasons import PUBLISHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class View:
     processes: int
     timing: Timing
     template_problems: Sequence[str] = ()
+    sizes: Sequence[int] = ()
     room: Mapping[int, str | None] = field(default_factory=dict)
 
     @property
@@ -79,6 +83,31 @@ class View:
         """The newest attempt; only where the rules have made sure that there is one."""
         assert self.status.attempt is not None
         return self.status.attempt
+
+    @property
+    def elastic(self) -> ElasticStatus:
+        """What is remembered for the size of the gang; only of an elastic job."""
+        return self.status.elastic or ElasticStatus()
+
+    @property
+    def wanted(self) -> int:
+        """The size that the gang should have."""
+        if self.spec.elastic is None:
+            return len(self.snapshot.workers)
+        return wanted_size(self.spec, self.sizes)
+
+    @property
+    def gang(self) -> tuple[Worker, ...]:
+        """Who the attempt is about: its world once there is one, before that whoever may join.
+
+        Of an elastic job that is who has a pod or is about to get one, else all slots.
+        """
+        workers, attempt = self.snapshot.workers, self.status.attempt
+        if self.spec.elastic is None:
+            return workers
+        if attempt is not None and attempt.state in PUBLISHED:
+            return ranked(workers) or workers
+        return tuple(one for one in workers if one.pod is not None or one.slot in self.room)
 
     def condition(self, kind: ConditionType) -> Condition | None:
         """Return the condition of this type, if it is set."""

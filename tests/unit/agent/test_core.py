@@ -603,3 +603,23 @@ def test_a_report_holds_at_most_eight_ends_and_survives_the_wire() -> None:
     assert request.run is not None
     assert (len(request.run.exits), request.run.failed) == (8, 64)
     assert protocol.SyncRequest.from_json(request.to_json()) == request
+
+
+def test_the_training_processes_learn_that_they_are_to_save_and_that_they_are_not() -> None:
+    agent = Played()
+    agent.told_to_run(1)
+    asked = {"world": world(1), "attempt": 1}
+    assert agent.answered(protocol.RUN, **asked, save_step=12) == (Publish(1, None, 12),)
+    assert agent.answered(protocol.RUN, **asked, save_step=12) == ()
+    assert agent.answered(protocol.RUN, **asked) == (Publish(1, None, None),)
+
+
+def test_a_question_to_save_ends_with_the_attempt_it_was_asked_of() -> None:
+    agent = Played()
+    agent.told_to_run(1)
+    agent.answered(protocol.RUN, world=world(1), attempt=1, save_step=12)
+    for rank in (2, 3):
+        agent.core.spawned(1, rank, agent.now)
+        agent.core.exited(1, ProcessExit(rank=rank, at=agent.now, exit_code=1), agent.now)
+    agent.core.emptied(agent.now)
+    assert Publish(2, None) in agent.told_to_run(2)

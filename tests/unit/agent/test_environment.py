@@ -147,3 +147,35 @@ def test_what_is_inherited_is_passed_on() -> None:
     inherited = {"PATH": "/bin", "GOODPUT_JOB_UID": "u", "CUDA_VISIBLE_DEVICES": "0,1"}
     (found,) = environments(WORLD, COMMAND, inherited, PLACES)
     assert inherited.items() <= found.items()
+
+
+@pytest.mark.parametrize(
+    ("world_size", "degree", "alike", "replicas"),
+    [
+        pytest.param(4, 4, 1, ["2", "3"], id="each rank is a replica"),
+        pytest.param(4, 2, 2, ["1", "1"], id="two ranks share a replica"),
+        pytest.param(4, 2, 1, ["0", "1"], id="the second stage of a pipeline sees what the first"),
+    ],
+)
+def test_each_rank_knows_its_replica_and_the_batch_at_this_size(
+    world_size: int, degree: int, alike: int, replicas: list[str]
+) -> None:
+    world = with_changes(
+        world_size=world_size,
+        global_batch_size=512,
+        accumulation_steps=32,
+        data_parallel_degree=degree,
+        ranks_alike=alike,
+    )
+    found = environments(world, PROCESSES, {}, PLACES)
+    assert [one["GOODPUT_DATA_PARALLEL_RANK"] for one in found] == replicas
+    for one in found:
+        assert one["GOODPUT_DATA_PARALLEL_DEGREE"] == str(degree)
+        assert one["GOODPUT_GLOBAL_BATCH_SIZE"] == "512"
+        assert one["GOODPUT_GRADIENT_ACCUMULATION_STEPS"] == "32"
+
+
+def test_a_command_that_starts_the_ranks_itself_knows_the_degree_but_no_rank() -> None:
+    (found,) = environments(with_changes(data_parallel_degree=4), COMMAND, {}, PLACES)
+    assert found["GOODPUT_DATA_PARALLEL_DEGREE"] == "4"
+    assert "GOODPUT_DATA_PARALLEL_RANK" not in found

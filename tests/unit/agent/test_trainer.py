@@ -36,4 +36,6 @@ def test_the_state_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         "attempt": 3,
         "durable": {"attempt": 2, "step": 1200},
     }
+    trainer.publish(str(tmp_path), 3, None, 12)
+    assert json.loads((tmp_path / "state.json").read_text())["save"] == 12
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]

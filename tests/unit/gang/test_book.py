@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goodput_operator.gang import Book, GangRequest, NoRoom, Placement
+from goodput_operator.gang.placement import LEFT_OVER
 from tests.unit.gang.cluster import GPU, JOB, NOW, book, foreign, gang, later, node, worker
 
 POD = "train-0-0"
@@ -335,3 +336,26 @@ def test_a_thousand_workers_find_their_nodes_among_two_thousand() -> None:
     assert isinstance(outcome, Placement)
     assert len(set(outcome.nodes.values())) == 1000
     assert len({int(name[1:]) % racks for name in outcome.nodes.values()}) == 38, "⌈1000/27⌉"
+
+
+def test_growth_takes_only_what_nobody_waits_for() -> None:
+    cluster, other = book(node("a"), node("b")), ("default", "other")
+    growth = gang(1, bound={7: "z"}, priority=LEFT_OVER)
+    cluster.wait(other, gang(2), NOW)
+    behind = cluster.place(JOB, growth, later(1))
+    assert isinstance(behind, NoRoom)
+    assert behind.waiting_behind == other
+    cluster.leave(other)
+    assert isinstance(cluster.place(JOB, growth, later(2)), Placement)
+
+
+def test_growth_is_not_held_up_by_a_gang_that_could_not_start_anyway() -> None:
+    cluster = book(node("a"))
+    cluster.wait(("default", "other"), gang(2), NOW)
+    assert isinstance(cluster.place(JOB, gang(1, priority=LEFT_OVER), later(1)), Placement)
+
+
+def test_growth_that_waits_keeps_no_room_from_anybody() -> None:
+    cluster = book(node("a"))
+    cluster.wait(JOB, gang(1, bound={7: "z"}, priority=LEFT_OVER), NOW)
+    assert isinstance(cluster.place(("default", "other"), gang(1), later(4000)), Placement)

@@ -146,7 +146,17 @@ def test_the_counters_are_the_status_itself_so_an_operator_that_restarts_shows_t
         for bucket in Bucket
     }
     ledger = JOB["status"]["ledger"]["acceleratorMilliseconds"]
-    assert counted == {bucket: ledger.get(bucket, 0) / 1000 for bucket in Bucket}
+    assert counted.pop(Bucket.DEGRADED) is None, "only of an elastic job may anybody be missing"
+    assert counted == {bucket: ledger.get(bucket, 0) / 1000 for bucket in counted}
+
+
+def test_an_elastic_job_shows_what_was_missing() -> None:
+    missed = changed(5, ledger={"acceleratorMilliseconds": {"degraded": 1500}})
+    missed["spec"] = {**missed["spec"], "elastic": {}}
+    value = World(missed).value(
+        "goodput_accelerator_seconds_total", namespace="lab", job="gpt", bucket="degraded"
+    )
+    assert value == 1.5
 
 
 def test_a_new_version_of_a_job_is_shown_at_the_next_scrape() -> None:

@@ -82,6 +82,8 @@ class World:
     listening_since: datetime = CREATED
     deleted: list[str] = field(default_factory=list)
     asked_with: set[int] = field(default_factory=set)
+    deaf: set[str] = field(default_factory=set)
+    """Pods whose agents never connect."""
 
     # --- the operator -------------------------------------------------------------------
 
@@ -378,7 +380,7 @@ class World:
         }
         self.pods[name] = pod
         self.nodes.setdefault(node, node_object(node, ready=True))
-        self.agents[pod["metadata"]["uid"]] = Agent(pod, disk=self.disk)
+        self.agents[pod["metadata"]["uid"]] = Agent(pod, disk=self.disk, silent=name in self.deaf)
 
 
 def node_object(name: str, *, ready: bool) -> dict[str, Any]:

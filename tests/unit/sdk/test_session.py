@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from goodput.agent.trainer import publish
 from goodput.session import Session
 
 SPEECH = {"RANK": "2", "WORLD_SIZE": "4", "GOODPUT_ATTEMPT": "3"}
@@ -156,3 +157,60 @@ def test_a_process_speaks_from_its_first_word_to_its_last(agent) -> None:
     environ = {**SPEECH, "GOODPUT_AGENT": str(agent.path), "PYTHONPATH": str(source)}
     subprocess.run([sys.executable, "-c", code], env=environ, check=True)
     assert [message.get("step") for message in agent.heard()] == [None, 0, 4]
+
+
+def asked(agent, step: int | None, attempt: int = 3) -> None:
+    publish(str(agent.path.parent), attempt, None, step)
+
+
+def test_all_ranks_are_asked_to_save_after_the_same_step_and_once(session, agent) -> None:
+    asked(agent, 12)
+    answers = []
+    for step in range(10, 16):
+        session.step(step)
+        answers.append(session.should_save())
+    assert answers == [False, False, True, False, False, False]
+    asked(agent, None)
+    asked(agent, 20)
+    session.step(20)
+    assert session.should_save(), "another question"
+
+
+def test_one_who_says_few_of_his_steps_saves_after_the_next(session, agent) -> None:
+    asked(agent, 12)
+    session.step(10)
+    assert not session.should_save()
+    session.step(20)
+    assert session.should_save()
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", '{"attempt": 3, "save": "12"}', '{"save": 12}'])
+def test_nobody_is_asked_by_what_cannot_be_read(session, agent, state: str) -> None:
+    (agent.path.parent / "state.json").write_text(state)
+    session.step(12)
+    assert not session.should_save()
+
+
+def test_the_question_to_another_attempt_is_none_to_this_one(session, agent) -> None:
+    asked(agent, 12, attempt=2)
+    session.step(12)
+    assert not session.should_save()
+
+
+def test_nobody_asks_outside_a_cluster() -> None:
+    alone = Session({})
+    alone.step(1)
+    assert not alone.should_save()
+    alone.rest_after_save(1)
+
+
+def test_one_who_has_saved_as_asked_rests_until_he_is_let_go(session, agent) -> None:
+    asked(agent, 12)
+    session.rest_after_save(11)  # of a checkpoint before that, nothing is waited for
+    resting = threading.Thread(target=session.rest_after_save, args=(12,))
+    resting.start()
+    resting.join(0.2)
+    assert resting.is_alive()
+    asked(agent, None)
+    resting.join(10)
+    assert not resting.is_alive()

@@ -1,0 +1,200 @@
+"""What an elastic job remembers, and what it therefore thinks worth waiting for. Pure.
+
+Everything is in `status.elastic`, as of a moment, so an operator that was restarted in between
+decides the same. The arithmetic is `plan.sizing`; the rules are in `plan.forming` (who starts)
+and `plan.resize` (while the gang trains).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from goodput_operator.api.base import truncate
+from goodput_operator.api.status import ConditionType, ElasticStatus, TrainingJobStatus
+from goodput_operator.observe.snapshot import Worker
+from goodput_operator.plan.members import MAX_SIZES_SHOWN, is_ready
+from goodput_operator.plan.sizing import (
+    MEASURED_RESTARTS,
+    Decaying,
+    FailureHistory,
+    Idle,
+    largest_legal,
+    percentile_90,
+    planned_restart_seconds,
+    wait_seconds,
+)
+from goodput_operator.plan.steps import set_condition
+from goodput_operator.plan.view import View
+
+MEASURED_STARTS = 20
+START_SLACK, START_SLACK_SECONDS = 1.5, 5.0
+"""A pod's start takes so much longer than the few that were measured, at worst: whoever gives up
+a moment too early has waited in vain."""
+MILLISECOND = timedelta(milliseconds=1)
+
+
+def can_go_on(view: View, *, without: int = 0) -> bool:
+    """Return whether the workers that have a pod, less some, are enough for a legal size."""
+    if view.spec.elastic is None:
+        return False
+    return largest_legal(view.sizes, len(view.gang) - without) is not None
+
+
+def size_change(before: int, now: int, wanted: int) -> str:
+    """Return the name of the decision for a world of size `now` after one of `before` (0: none)."""
+    if before in (0, now):
+        return "Published" if before or now == wanted else "StartedSmaller"
+    if now > before:
+        return "Grown"
+    return "ScaledDown" if now == wanted else "Shrunk"
+
+
+# --- snoozing -----------------------------------------------------------------------------------
+
+
+def snoozed_until(view: View) -> datetime | None:
+    """Return when growth may be tried again, None when it may now."""
+    until = view.elastic.snoozed_until
+    if until is None or view.spec.elastic is None:
+        return None
+    longest = timedelta(seconds=view.spec.elastic.scale_up_snooze_time_seconds)
+    return until if view.now < until <= view.now + longest else None
+
+
+def with_snooze(status: TrainingJobStatus, view: View) -> TrainingJobStatus:
+    """Return the status in which growth has failed and is left alone for a while."""
+    assert view.spec.elastic is not None
+    wait = timedelta(seconds=view.spec.elastic.scale_up_snooze_time_seconds)
+    return remembering(status, snoozed_until=truncate(view.now + wait))
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+def restart_seconds(elastic: ElasticStatus) -> float:
+    """Return R_g, what a change of size costs in seconds of the whole gang's time."""
+    return planned_restart_seconds([one / 1000 for one in elastic.planned_restart_milliseconds])
+
+
+def with_restart_measured(status: TrainingJobStatus, until: datetime) -> TrainingJobStatus:
+    """Return the status with the change of size that has ended at `until` measured."""
+    elastic = status.elastic
+    if elastic is None or elastic.resize_began_at is None:
+        return status
+    cost = max(0, (until - elastic.resize_began_at) // MILLISECOND)
+    known = [*elastic.planned_restart_milliseconds, cost][-MEASURED_RESTARTS:]
+    return remembering(status, planned_restart_milliseconds=known, resize_began_at=None)
+
+
+def with_starts_measured(
+    status: TrainingJobStatus, started: Sequence[Worker], now: datetime
+) -> TrainingJobStatus:
+    """Return the status with the slowest of these pods' starts measured; of none, nothing."""
+    elastic = status.elastic or ElasticStatus()
+    ages = [(now - one.pod.created_at) // MILLISECOND for one in started if one.pod]
+    if not ages:
+        return status
+    known = [*elastic.pod_start_milliseconds, max(0, *ages)][-MEASURED_STARTS:]
+    return remembering(status, pod_start_milliseconds=known)
+
+
+def history(elastic: ElasticStatus, now: datetime) -> FailureHistory:
+    """Return what the job has suffered so far, and for how long."""
+    as_of = elastic.exposed_until or now
+    return FailureHistory(
+        episodes=Decaying(elastic.episodes_micro, as_of),
+        worker_seconds=Decaying(elastic.exposed_worker_seconds_micro, as_of),
+        interruptions=elastic.interruptions,
+    )
+
+
+def with_exposure(
+    status: TrainingJobStatus, workers: int, now: datetime, *, interrupted: bool = False
+) -> TrainingJobStatus:
+    """Return the status in which so many workers could fail since it was last said, until now."""
+    if status.elastic is None:
+        return status
+    lived = history(status.elastic, now).lived(workers, now)
+    lived = lived.interrupted(now) if interrupted else lived
+    return remembering(
+        status,
+        interruptions=lived.interruptions,
+        episodes_micro=lived.episodes.plus(0, now).micro,
+        exposed_worker_seconds_micro=lived.worker_seconds.micro,
+        exposed_until=truncate(now),
+    )
+
+
+# --- waiting ------------------------------------------------------------------------------------
+
+
+def replacements_due(view: View, size: int) -> datetime | None:
+    """Return until when a gang that could go on with `size` workers waits for more.
+
+    None for a gang without survivors: nobody is kept waiting but those who start with it.
+    """
+    elastic, opened_at = view.elastic, view.attempt.opened_at
+    began = opened_at.replace(microsecond=0)  # as precise as a pod's creation
+    survivors = any(w.pod and w.pod.created_at < began and is_ready(w) for w in view.gang)
+    if not survivors or view.spec.elastic is None:
+        return None
+    before = elastic.workers
+    usual = percentile_90([one / 1000 for one in elastic.pod_start_milliseconds])
+    wait = wait_seconds(
+        replacement_seconds=None if usual is None else usual * START_SLACK + START_SLACK_SECONDS,
+        restart_seconds=restart_seconds(elastic),
+        lost_workers=max(0, before - size),
+        workers=before,
+        mean_seconds_to_restart=history(elastic, view.now).mean_seconds_to_restart(
+            before, view.now
+        ),
+        limit_seconds=view.spec.elastic.faulty_scale_down_timeout_seconds,
+    )
+    return opened_at + timedelta(seconds=wait)
+
+
+# --- the world ----------------------------------------------------------------------------------
+
+
+def with_new_world(
+    status: TrainingJobStatus, view: View, members: Sequence[Worker]
+) -> TrainingJobStatus:
+    """Return the status that knows the size of the world that is being published."""
+    size, began = len(members), view.attempt.opened_at.replace(microsecond=0)
+    new = [one for one in members if one.pod and one.pod.created_at >= began]
+    status = with_starts_measured(status, new, view.now)
+    status = remembering(
+        status,
+        legal_sizes=list(view.sizes)[-MAX_SIZES_SHOWN:],
+        workers=size,
+        wanted=view.spec.workers,
+        idle_worker_milliseconds=0,
+        joinable=0,
+        joinable_since=None,
+    )
+    if view.holds(ConditionType.ADMITTED):
+        return status
+    message = f"{size} of {view.wanted} workers can train"
+    return set_condition(view, status, ConditionType.ADMITTED, True, "Admitted", message)
+
+
+def idle(elastic: ElasticStatus, now: datetime) -> Idle:
+    """Return how long workers that could join have stood idle."""
+    since = elastic.joinable_since or now
+    return Idle(elastic.idle_worker_milliseconds, elastic.joinable, since)
+
+
+def with_joinable(status: TrainingJobStatus, joinable: int, now: datetime) -> TrainingJobStatus:
+    """Return the status in which the gang could grow by `joinable` workers from now on."""
+    changed = idle(status.elastic or ElasticStatus(), now).changed(joinable, now)
+    return remembering(
+        status,
+        idle_worker_milliseconds=changed.worker_milliseconds,
+        joinable=changed.joinable,
+        joinable_since=truncate(changed.as_of),
+    )
+
+
+def remembering(status: TrainingJobStatus, **what: object) -> TrainingJobStatus:
+    """Return the status that remembers this, too."""
+    elastic = status.elastic or ElasticStatus()
+    return status.model_copy(update={"elastic": elastic.model_copy(update=what)})

@@ -1,0 +1,82 @@
+"""Who belongs to the gang, and at which sizes it may train. Pure.
+
+A job has *slots*, each with at most one pod. The *world* of an attempt is those of them that
+have a rank, from 0 on without a gap, in the order of the slots. Where the size is fixed these
+are all slots. In an elastic job the others are vacancies, without a pod, or *joiners*: their
+agents are connected, or will be, and wait for the next attempt. What is said of all workers
+(ready, confirmed, stopped, lost, succeeded) is said of the world once there is one.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
+from goodput_operator.observe.snapshot import Worker
+from goodput_operator.plan.sizing import largest_legal, legal_sizes, nearest_legal
+
+MAX_SIZES_SHOWN = 64
+
+
+def sizes_of(spec: TrainingJobSpec, processes: int) -> tuple[int, ...]:
+    """Return the sizes that the gang may have, ascending; of a fixed gang only its own.
+
+    Args:
+        spec: the job's.
+        processes: training processes of one worker.
+    """
+    elastic = spec.elastic
+    return legal_sizes(
+        min_workers=elastic.min_workers if elastic else spec.workers,
+        max_workers=elastic.max_workers if elastic else spec.workers,
+        processes_per_worker=processes,
+        parallelism=spec.parallelism,
+        worker_sizes=elastic.worker_sizes if elastic else (),
+    )
+
+
+def wanted_size(spec: TrainingJobSpec, sizes: Sequence[int]) -> int:
+    """Return the size that the gang should have: what is asked for, or the next legal below."""
+    return largest_legal(sizes, spec.workers) or spec.workers
+
+
+def size_problems(spec: TrainingJobSpec, sizes: Sequence[int]) -> tuple[str, ...]:
+    """Return why no gang of this job could train; mostly the API server has refused it before."""
+    if largest_legal(sizes, spec.workers) is not None:
+        return ()
+    near = ", ".join(str(size) for size in nearest_legal(sizes, spec.workers))
+    remedy = f"the nearest that can: {near}" if near else "no size within the limits can"
+    problem = (
+        f"spec.workers={spec.workers}: spec.parallelism cannot be laid over so many workers of "
+        f"{spec.processes_per_worker or 1} processes, nor over fewer; {remedy}"
+    )
+    return (problem,)
+
+
+def is_ready(worker: Worker) -> bool:
+    """Return whether this worker's agent is there, idle, and has left all earlier attempts."""
+    agent, pod = worker.agent, worker.pod
+    if agent is None or pod is None or pod.dead or not pod.node or not pod.address:
+        return False
+    if worker.silent_seconds > SILENCE_LIMIT_SECONDS or not 0 < agent.request.free_port < 65_536:
+        return False
+    run = agent.request.run
+    return run is None or run.alive == 0
+
+
+def ranked(workers: Iterable[Worker]) -> tuple[Worker, ...]:
+    """Return the members of the published world, in rank order."""
+    return tuple(sorted((one for one in workers if one.rank >= 0), key=lambda one: one.rank))
+
+
+def chosen(ready: Iterable[Worker], size: int) -> tuple[Worker, ...]:
+    """Return who of the ready workers trains next, in slot order: the longest there.
+
+    Those hold the state, in memory and in caches; whoever came last is surplus.
+    """
+    return tuple(sorted(by_age(ready)[:size], key=lambda one: one.slot))
+
+
+def by_age(workers: Iterable[Worker]) -> list[Worker]:
+    """Return those of the workers that have a pod, the one with the oldest first."""
+    aged = [(one.pod.created_at, one.slot, one) for one in workers if one.pod is not None]
+    return [one for _, _, one in sorted(aged, key=lambda item: item[:2])]

@@ -1,0 +1,203 @@
+"""An elastic job in a whole world: it goes on smaller, grows again, and loses no step by choice."""
+
+import asyncio
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+from tests.simulation import oracle
+from tests.simulation.apiserver import Fault
+from tests.simulation.scenarios import training
+from tests.simulation.workers import STEPS_PER_COMMIT
+from tests.simulation.world import World, simulate
+
+ELASTIC: dict[str, Any] = {"minWorkers": 2, "maxWorkers": 8}
+WORKERS = 4
+
+
+def size(world: World) -> int:
+    return world.gang().world.workers
+
+
+async def until_trains(world: World, workers: int, seconds: float = 400) -> None:
+    """The newest attempt trains on so many workers."""
+
+    def holds() -> bool:
+        attempt = world.status.attempt
+        return bool(attempt and world.trains(attempt.number) and size(world) == workers)
+
+    await world.until(holds, seconds)
+
+
+def lost_steps(world: World) -> int:
+    """Steps that were trained twice, over all attempts."""
+    return sum(
+        one.step - (after.world.restore_step or 0) for one, after in pairwise(world.gangs.values())
+    )
+
+
+def check(world: World, *, wanted: int | None = WORKERS) -> None:
+    """What must hold whatever happened; with a size that never changed, the ledger's sum, too."""
+    oracle.check(world.history)
+    assert not any(one.results["bug"] + one.results["error"] for one in world.replicas)
+    for name, times in world.server.created.items():
+        assert times == 1, f"{name} was created {times} times"
+    if wanted is not None:
+        world.check_ledger()
+
+
+async def shrink(world: World) -> None:
+    """A node is lost and there is no other."""
+    await training(world, elastic=ELASTIC)
+    world.cluster.lose_node(world.node_of(1))
+    await until_trains(world, WORKERS - 1)
+
+
+async def shrink_and_grow(world: World) -> None:
+    """A node is lost; it returns, and is taken in when that pays."""
+    await training(world, elastic=ELASTIC)
+    node = world.node_of(1)
+    world.cluster.lose_node(node)
+    await until_trains(world, WORKERS - 1)
+    world.cluster.heal(node)
+    await until_trains(world, WORKERS)
+
+
+async def scale(world: World) -> None:
+    """The user wants fewer workers, and then more again."""
+    await training(world, elastic=ELASTIC)
+    world.edit_spec(workers=WORKERS - 1)
+    await until_trains(world, WORKERS - 1)
+    world.edit_spec(workers=WORKERS)
+    await until_trains(world, WORKERS)
+
+
+def test_a_gang_goes_on_smaller_when_a_node_is_lost() -> None:
+    async def story(world: World) -> None:
+        await shrink(world)
+        assert world.reason(ConditionType.DEGRADED) == "ShrunkToFit"
+        assert world.status.workers.text == "3/4"
+        await world.check_rest(120)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0)
+    check(world)
+    survivors = [name for name, times in world.server.created.items() if times]
+    assert sorted(survivors) == [f"job-{slot}-0" for slot in range(WORKERS)], "in their own pods"
+    assert world.status.recovery.total == 1
+
+
+def test_a_node_that_returns_is_taken_in_without_a_lost_step() -> None:
+    async def story(world: World) -> None:
+        await shrink_and_grow(world)
+        await world.check_rest(120)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0)
+    check(world)
+    assert [one.world.workers for one in world.gangs.values()] == [4, 3, 4]
+    fault, growth = list(world.gangs.values())[:2]
+    assert growth.step == (world.gang().world.restore_step or 0), "growth lost steps"
+    assert fault.step - (growth.world.restore_step or 0) < STEPS_PER_COMMIT
+    assert world.status.recovery.total == 1, "growth is no incident"
+    elastic = world.status.elastic
+    assert elastic is not None
+    assert len(elastic.planned_restart_milliseconds) == 1
+    assert world.status.ledger.accelerator_milliseconds[Bucket.DEGRADED] > 0
+
+
+def test_the_user_scales_without_a_lost_step() -> None:
+    async def story(world: World) -> None:
+        await scale(world)
+        assert len(world.pods) == WORKERS
+        assert not world.is_true(ConditionType.DEGRADED)
+        await world.check_rest(120)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0)
+    check(world, wanted=None)
+    assert [one.world.workers for one in world.gangs.values()] == [4, 3, 4]
+    assert lost_steps(world) == 0
+    assert world.status.recovery.total == 0
+
+
+def test_a_suspended_elastic_job_has_saved_before() -> None:
+    async def story(world: World) -> None:
+        await training(world, elastic=ELASTIC)
+        gang = world.gang()
+        world.edit_spec(suspend=True)
+        await world.until(lambda: gang.resting)
+        assert world.is_true(ConditionType.RUNNING)
+        await world.until(lambda: world.is_true(ConditionType.SUSPENDED) and not world.pods)
+        world.edit_spec(suspend=False)
+        await until_trains(world, WORKERS)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0)
+    check(world)
+    assert lost_steps(world) == 0
+
+
+@pytest.mark.parametrize("graceful", [5, 600])
+def test_a_trainer_that_ignores_the_question_is_not_waited_for_longer_than_said(
+    graceful: int,
+) -> None:
+    async def story(world: World) -> None:
+        await training(world, elastic={**ELASTIC, "gracefulShutdownTimeoutSeconds": graceful})
+        world.saves = False
+        world.edit_spec(workers=WORKERS - 1)
+        await until_trains(world, WORKERS - 1, seconds=graceful + 30)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0)
+    check(world, wanted=None)
+    assert lost_steps(world) < STEPS_PER_COMMIT, "its own next commit will do"
+
+
+def test_a_joiner_that_crashes_touches_nobody() -> None:
+    async def story(world: World) -> None:
+        await shrink(world)
+        attempt = world.status.attempt
+        [node] = [n for n, one in world.cluster.kubelets.items() if not one.powered]
+        world.cluster.heal(node)
+        await world.until(lambda: len(world.pods) == WORKERS and bool(world.pod(1)["spec"]))
+        await world.until(lambda: len(world.cluster.workers()) == WORKERS)
+        world.cluster._left(world.worker(1).uid, 1, "ImportError")
+        await asyncio.sleep(60)
+        assert attempt is not None
+        assert world.status.attempt is not None
+        assert world.status.attempt.number == attempt.number
+        assert world.status.attempt.state is AttemptState.RUNNING
+        elastic = world.status.elastic
+        assert elastic is not None
+        assert elastic.snoozed_until is not None
+        assert world.status.recovery.total == 1
+        await until_trains(world, WORKERS, seconds=1200)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0)
+    check(world)
+
+
+def test_without_the_sdk_a_change_of_size_comes_at_once() -> None:
+    async def story(world: World) -> None:
+        await scale(world)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0, sdk=False)
+    check(world, wanted=None)
+    assert world.status.recovery.total == 0
+
+
+SCENARIOS = {one.__name__: one for one in (shrink, shrink_and_grow, scale)}
+
+
+@pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER], ids=lambda one: one.name)
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_an_operator_that_dies_at_any_write_decides_the_same(name: str, fault: Fault) -> None:
+    scenario = SCENARIOS[name]
+    plain = simulate(scenario, workers=WORKERS, spare_nodes=0)
+    sizes = [one.world.workers for one in plain.gangs.values()]
+    writes = len(plain.server.writes)
+    for position in range(1, writes + 1, 1 if writes < 30 else 3):  # most are the ledger's rhythm
+        world = simulate(scenario, faults={position: fault}, workers=WORKERS, spare_nodes=0)
+        if position in world.server.faults:
+            continue  # the ledger's rhythm was another: so many writes were not needed
+        check(world, wanted=None if name == "scale" else WORKERS)
+        assert [one.world.workers for one in world.gangs.values()] == sizes
+        assert name != "scale" or lost_steps(world) == 0
