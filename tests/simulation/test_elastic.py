@@ -121,18 +121,20 @@ def test_the_user_scales_without_a_lost_step() -> None:
 
 
 def test_a_suspended_elastic_job_has_saved_before() -> None:
+    saved: list[bool] = []
+
     async def story(world: World) -> None:
         await training(world, elastic=ELASTIC)
         gang = world.gang()
         world.edit_spec(suspend=True)
-        await world.until(lambda: gang.resting)
-        assert world.is_true(ConditionType.RUNNING)
         await world.until(lambda: world.is_true(ConditionType.SUSPENDED) and not world.pods)
+        saved.append(gang.resting)
         world.edit_spec(suspend=False)
         await until_trains(world, WORKERS)
 
     world = simulate(story, workers=WORKERS, spare_nodes=0)
     check(world)
+    assert saved == [True]
     assert lost_steps(world) == 0
 
 

@@ -226,7 +226,7 @@ def test_every_node_that_is_lost_is_avoided_and_none_twice(training) -> None:
 
 def test_a_worker_that_had_finished_gets_a_new_pod_for_the_next_attempt(training) -> None:
     world = training(2)
-    world.finish_one(world.agent(0))
+    world.finish_worker(0)
     world.pods["job-0-0"]["status"] = {
         "phase": "Succeeded",
         "containerStatuses": [
