@@ -127,7 +127,8 @@ class Gang:
         members = list(self.members.values())
         if not all(process.alive and process.worker.reachable for process in members):
             return
-        if self.resting and members[0].worker.save_step is not None:
+        asked = members[0].worker.save_step
+        if self.resting and asked is not None and self.step >= asked:
             return
         self.step += 1
         for process in members:
