@@ -225,3 +225,45 @@ def test_an_operator_that_dies_at_any_write_decides_the_same(name: str, fault: F
         check(world, wanted=None if name == "scale" else WORKERS)
         assert [one.world.workers for one in world.gangs.values()] == sizes
         assert name != "scale" or lost_steps(world) == 0
+
+
+def test_a_quota_that_lets_a_part_in_makes_the_gang_smaller_not_late() -> None:
+    async def story(world: World) -> None:
+        await world.start_operator()
+        world.max_pods = WORKERS - 1
+        world.create_job(elastic={**ELASTIC, "scaleUpSnoozeTimeSeconds": 60})
+        await until_trains(world, WORKERS - 1, seconds=60)
+        await asyncio.sleep(300)  # growth is refused now and then
+        assert len(world.gangs) == 1
+        world.max_pods = None
+        await until_trains(world, WORKERS)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0)
+    check(world)
+    assert world.status.recovery.total == 0
+
+
+def test_an_autoscaler_that_flaps_costs_no_step() -> None:
+    async def story(world: World) -> None:
+        await training(world, elastic=ELASTIC)
+        for turn in range(12):
+            world.edit_spec(workers=WORKERS - 1 if turn % 2 == 0 else WORKERS)
+            await asyncio.sleep(10)
+        await until_trains(world, WORKERS)
+        await world.check_rest(60)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=0)
+    check(world, wanted=None)
+    assert lost_steps(world) == 0
+    assert world.status.recovery.total == 0
+
+
+def test_pods_that_nobody_has_placed_make_a_gang_of_those_that_found_room() -> None:
+    async def story(world: World) -> None:
+        await world.start_operator()
+        gang = {"admission": "Always", "startTimeoutSeconds": 60}
+        world.create_job(elastic=ELASTIC, gang=gang, workers=WORKERS)
+        await until_trains(world, WORKERS - 1, seconds=200)
+
+    world = simulate(story, workers=WORKERS, spare_nodes=-1)
+    check(world)
