@@ -16,7 +16,7 @@ from goodput_operator.errors import CorruptStatusError
 from goodput_operator.gang.book import Book
 from goodput_operator.observe.agents import AgentView
 from goodput_operator.observe.resources import pod_requests
-from goodput_operator.observe.snapshot import observe
+from goodput_operator.observe.snapshot import TemplateAnswer, observe
 from goodput_operator.observe.trim import trim_node, trim_own_pod
 from goodput_operator.plan.decide import Plan, decide
 from goodput_operator.plan.view import Timing
@@ -112,7 +112,7 @@ class World:
     agents: dict[str, AgentView] = field(default_factory=dict)
     book: Book = field(default_factory=Book)
     refusal: str = ""
-    template_refusal: str | None = ""
+    template_refusal: str = ""
     objects: int = 0
     refused: int = 0
     visits: int = 0
@@ -201,7 +201,11 @@ class World:
             listening_since=self.now - timedelta(seconds=self.rng.choice((0, 1, 90))),
             now=self.now,
             refusal=self.refusal,
-            template_refusal=None if wrong else self.template_refusal,
+            template_answer=None
+            if wrong
+            else TemplateAnswer(
+                self.template_refusal, self.rng.choice((None, 0, -(2**31), 2_000_001_000))
+            ),
         )
         self.refusal = ""
         identity = JobIdentity(*key, "uid-job")

@@ -8,8 +8,9 @@ agents are connected, or will be, and wait for the next attempt. What is said of
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
-from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.api.spec import ParallelismSpec, TrainingJobSpec
 from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
 from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.sizing import largest_legal, legal_sizes, nearest_legal
@@ -25,12 +26,26 @@ def sizes_of(spec: TrainingJobSpec, processes: int) -> tuple[int, ...]:
         processes: training processes of one worker.
     """
     elastic = spec.elastic
+    if elastic is None:
+        return _legal_sizes(spec.workers, spec.workers, processes, spec.parallelism, ())
+    few, many, only = elastic.min_workers, elastic.max_workers, tuple(elastic.worker_sizes)
+    return _legal_sizes(few, many, processes, spec.parallelism, only)
+
+
+@lru_cache(maxsize=256)  # asked in every pass, and there may be thousands
+def _legal_sizes(
+    few: int,
+    many: int,
+    processes: int,
+    parallelism: ParallelismSpec | None,
+    only: tuple[int, ...],
+) -> tuple[int, ...]:
     return legal_sizes(
-        min_workers=elastic.min_workers if elastic else spec.workers,
-        max_workers=elastic.max_workers if elastic else spec.workers,
+        min_workers=few,
+        max_workers=many,
         processes_per_worker=processes,
-        parallelism=spec.parallelism,
-        worker_sizes=elastic.worker_sizes if elastic else (),
+        parallelism=parallelism,
+        worker_sizes=only,
     )
 
 

@@ -6,6 +6,7 @@ change, after the training has been asked to save where it can be.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -151,7 +152,7 @@ def _joinable(view: View) -> Step | None:
     """Count what could join at once, and from when on."""
     count = _gain(view)
     elastic = view.elastic
-    if count == elastic.joinable:
+    if count == elastic.joinable or (count < elastic.joinable and not knows(joiners(view))):
         return None
     status = with_joinable(view.status, count, view.now)
     if count > elastic.joinable:
@@ -302,7 +303,7 @@ def _change(view: View) -> Step | None:
         if asked:
             return Step(unasked(view), "SaveWithdrawn", "the size stays as it is after all")
         return None
-    if not asked and not knows(view):
+    if not asked and not knows(view.gang):
         return None
     if not asked and can_ask(view):
         return Step(ask(view), "SaveAsked", f"{change.message}; the training is asked to save")
@@ -325,13 +326,14 @@ def can_ask(view: View) -> bool:
     return elastic and running and steps and progress.sdk and view.status.checkpoint.fenced
 
 
-def knows(view: View) -> bool:
-    """Return whether all members have been heard of, as far as they can be.
+def knows(workers: Iterable[Worker]) -> bool:
+    """Return whether all of them have been heard of, as far as they can be.
 
-    An operator that has just begun to listen does not know yet how far the training is.
+    An operator that has just begun to listen does not know yet how far the training is, nor who
+    is ready to join it.
     """
     return not any(
-        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in view.gang
+        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in workers
     )
 
 

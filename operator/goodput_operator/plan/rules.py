@@ -177,7 +177,7 @@ def suspend_running(view: View) -> Step | None:
     attempt = view.status.attempt
     if not view.spec.suspend or attempt is None or attempt.state not in LIVE:
         return None
-    if view.spec.elastic is not None and attempt.save_by is None and not knows(view):
+    if view.spec.elastic is not None and attempt.save_by is None and not knows(view.gang):
         return None
     if attempt.save_by is None and can_ask(view):
         return Step(ask(view), "SaveAsked", "spec.suspend is true: the training is asked to save")

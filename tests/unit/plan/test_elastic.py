@@ -383,3 +383,29 @@ def test_a_job_that_is_to_be_suspended_trains_on_until_it_has_saved(elastic: Mak
     world.spec["suspend"] = False
     world.settle()
     assert (world.attempt.restore_step, members(world)) == (asked, [0, 1, 2, 3])
+
+
+def test_an_operator_that_has_just_begun_to_listen_withdraws_no_question(
+    elastic: MakeWorld,
+) -> None:
+    world = elastic()
+    node = lose(world, 1)
+    come_back(world, node)
+    for step in range(13, 300):
+        world.jump(1)
+        world.train(step)
+        for agent in world.agents.values():
+            world._heartbeat(agent)
+        world.settle()
+        if world.attempt.save_by is not None:
+            break
+    asked = world.attempt.save_by
+    assert asked is not None
+    joiner, said = world.agent(1), world.agent(1).sequence
+    joiner.sequence = 0
+    world.listening_since = world.now
+    world.visit()
+    assert world.attempt.save_by == asked
+    joiner.sequence = said
+    world.settle()
+    assert (world.attempt.save_by, remembered(world).joinable) == (asked, 1)

@@ -1,0 +1,173 @@
+"""The gang loses a node for which there is no other, and is asked for other sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from e2e.cluster import Cluster
+from e2e.cluster.images import WORKER_IMAGE
+from e2e.support.events import events
+from e2e.support.faults import lost_node
+from e2e.support.installation import Operator
+from e2e.support.job import GPU, Job
+
+WHOLE_NODE = 8
+GLOBAL_BATCH = 12
+"""Of the counter: it divides by every size from one to four workers."""
+ELASTIC = {
+    "elastic": {"minWorkers": 1, "maxWorkers": 4, "faultyScaleDownTimeoutSeconds": 5},
+    "parallelism": {"globalBatchSize": GLOBAL_BATCH},
+}
+
+
+def test_a_gang_goes_on_without_a_lost_node_and_grows_again_when_it_is_back(
+    cluster: Cluster, operator: Operator, job: Job, record_property: Callable[[str, object], None]
+) -> None:
+    job.apply(workers=3, accelerators=WHOLE_NODE, steps=2000, step_seconds=0.05, spec=ELASTIC)
+    job.wait_step(20)
+    lost = job.slot_away_from(operator.leader_node())
+    survivors = {pod["metadata"]["uid"] for pod in job.pods()} - {job.pod(lost)["metadata"]["uid"]}
+
+    lost_at = time.monotonic()
+    with lost_node(cluster, job.node_of(lost)):
+        status = job.wait_attempt(2)
+        record_property("seconds from the loss to the smaller gang", _since(lost_at))
+        assert status["attempt"]["worldSize"] == 2
+        assert status["workers"]["text"] == "2/3"
+        assert job.condition("Degraded")["status"] == "True"
+        assert survivors <= {pod["metadata"]["uid"] for pod in job.pods()}
+        job.wait_step(status["attempt"]["restoreStep"] + 50, attempt=2)
+
+    back_at = time.monotonic()
+    status = job.wait_attempt(3, timeout_seconds=240)
+    record_property("seconds from the node's return to the larger gang", _since(back_at))
+    assert status["attempt"]["worldSize"] == 3
+    assert survivors <= {pod["metadata"]["uid"] for pod in job.pods()}
+    job.wait_step(status["attempt"]["restoreStep"] + 50, attempt=3)
+    assert job.redone_steps(3) == 0, "growth loses no step"
+    assert job.status()["recovery"].get("restarts", []) == []
+    _assert_trained_as_if_undisturbed(job)
+    _assert_ledger_sums(job)
+
+
+def test_kubectl_scale_changes_the_size_and_loses_no_step(cluster: Cluster, job: Job) -> None:
+    job.apply(workers=4, accelerators=1, steps=2000, step_seconds=0.05, spec=ELASTIC)
+    job.wait_step(20)
+    for attempt, size in ((2, 2), (3, 4)):
+        _scale(cluster, job, size)
+        status = job.wait_attempt(attempt)
+        assert status["attempt"]["worldSize"] == size
+        job.wait_step(status["attempt"]["restoreStep"] + 20, attempt=attempt)
+        assert job.redone_steps(attempt) == 0
+    assert len(job.pods()) == 4
+    _assert_trained_as_if_undisturbed(job)
+    _assert_ledger_sums(job)
+
+
+def test_a_gang_that_does_not_fit_starts_at_the_size_that_does(cluster: Cluster, job: Job) -> None:
+    with _blocked(cluster, job, nodes=1):
+        job.apply(workers=3, accelerators=WHOLE_NODE, steps=2000, step_seconds=0.05, spec=ELASTIC)
+        status = job.wait_attempt(1)
+        assert status["attempt"]["worldSize"] == 2
+        assert len([pod for pod in job.pods() if pod["spec"].get("nodeName")]) == 2
+
+
+def test_growth_that_cannot_come_leaves_the_training_alone(cluster: Cluster, job: Job) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "two"}}
+    quotas = f"/api/v1/namespaces/{job.namespace}/resourcequotas"
+    job.apply(workers=2, accelerators=1, steps=2000, step_seconds=0.05, spec=ELASTIC)
+    job.wait_step(20)
+    cluster.api.call("POST", quotas, {**quota, "spec": {"hard": {"pods": "2"}}})
+    _scale(cluster, job, 4)
+    job.wait_for(lambda _: _told(job, "GrowthFailed"), "the refusal to be told", 30)
+    before = job.steps(0)[-1].step
+    job.wait_step(before + 50)
+    status = job.status()
+    assert (status["attempt"]["number"], status["attempt"]["worldSize"]) == (1, 2)
+    assert len(job.pods()) == 2
+
+
+def test_a_worker_that_must_make_room_for_a_more_urgent_pod_is_done_without(
+    cluster: Cluster, job: Job, urgent: str
+) -> None:
+    job.apply(workers=3, accelerators=WHOLE_NODE, steps=2000, step_seconds=0.05, spec=ELASTIC)
+    job.wait_step(20)
+    body = _pod(job, "urgent", WHOLE_NODE)
+    body["spec"]["priorityClassName"] = urgent
+    cluster.api.call("POST", f"/api/v1/namespaces/{job.namespace}/pods", body)
+    status = job.wait_attempt(2)
+    assert status["attempt"]["worldSize"] == 2
+    assert status["recovery"].get("restarts", []) == [], "a preemption is not charged"
+    job.wait_step(status["attempt"]["restoreStep"] + 20, attempt=2)
+    _assert_trained_as_if_undisturbed(job)
+
+
+def _assert_trained_as_if_undisturbed(job: Job) -> None:
+    """Hold the losses to those of a run that nothing ever happened to, to the digit.
+
+    The loss of a step is made of the weight of every sample up to it: one that was skipped, or
+    taken twice, would show in all that follow.
+    """
+    losses = {line.step: line.loss for slot in range(2) for line in job.steps(slot)}
+    learned = 0
+    for step in range(1, max(losses) + 1):
+        samples = range((step - 1) * GLOBAL_BATCH, step * GLOBAL_BATCH)
+        learned += sum(1 + sample * 2654435761 % 1000 for sample in samples)
+        if step in losses:
+            assert losses[step] == round(5 / (1 + learned / 100_000), 6), f"step {step} of {job}"
+    job.assert_losses_agree()
+
+
+def _assert_ledger_sums(job: Job) -> None:
+    """Hold the ledger to its sum where the wanted size never changed."""
+    job.assert_every_second_is_accounted_for()
+
+
+def _scale(cluster: Cluster, job: Job, workers: int) -> None:
+    cluster.kubectl("scale", "gtj", job.name, "-n", job.namespace, f"--replicas={workers}")
+
+
+def _told(job: Job, reason: str) -> bool:
+    return any(one == reason for one, _ in events(job))
+
+
+def _since(moment: float) -> str:
+    return f"{time.monotonic() - moment:.1f}"
+
+
+@contextmanager
+def _blocked(cluster: Cluster, job: Job, nodes: int) -> Iterator[None]:
+    """Fill some nodes with pods of somebody else."""
+    pods = f"/api/v1/namespaces/{job.namespace}/pods"
+    for number in range(nodes):
+        cluster.api.call("POST", pods, _pod(job, f"blocker-{number}", WHOLE_NODE))
+    cluster.wait_until(
+        lambda: all(
+            cluster.api.call("GET", f"{pods}/blocker-{number}")["spec"].get("nodeName")
+            for number in range(nodes)
+        ),
+        "the blockers to be bound",
+        20,
+    )
+    yield
+    for number in range(nodes):
+        cluster.api.call("DELETE", f"{pods}/blocker-{number}", {"gracePeriodSeconds": 0})
+
+
+def _pod(job: Job, name: str, accelerators: int) -> dict[str, Any]:
+    sleeper = {
+        "name": "sleeper",
+        "image": WORKER_IMAGE,
+        "imagePullPolicy": "Never",
+        "command": ["python3", "-c", "import time; time.sleep(3600)"],
+        "resources": {"limits": {GPU: str(accelerators)}},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": job.namespace},
+        "spec": {"containers": [sleeper], "terminationGracePeriodSeconds": 0},
+    }
