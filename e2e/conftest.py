@@ -25,6 +25,8 @@ from e2e.support.job import Job
 from e2e.support.suite import is_up
 
 FAILED = pytest.StashKey[bool]()
+URGENT = 1000
+"""The priority of the class that `urgent` makes."""
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +82,21 @@ def _namespace(cluster: Cluster, test: pytest.Item) -> Iterator[str]:
 def job(operator: Operator, namespace: str) -> Job:
     """A job that is not applied yet, with a checkpoint directory of its own."""
     return Job(operator.cluster, namespace)
+
+
+@pytest.fixture
+def urgent(cluster: Cluster, namespace: str) -> Iterator[str]:
+    """A priority class of the test's own, for pods that may take the place of others."""
+    path = "/apis/scheduling.k8s.io/v1/priorityclasses"
+    body = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": namespace},
+        "value": URGENT,
+    }
+    cluster.api.call("POST", path, body)
+    yield namespace
+    cluster.api.call("DELETE", f"{path}/{namespace}")
 
 
 @pytest.hookimpl(wrapper=True)

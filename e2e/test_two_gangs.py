@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from e2e.cluster import Cluster
+from e2e.conftest import URGENT
 from e2e.support.job import Job
 
 WHOLE_NODE = 8
-URGENT = 1000
 
 
 def test_of_two_that_only_fit_one_after_the_other_one_waits_and_holds_nothing(
@@ -75,22 +71,6 @@ def test_of_two_that_wait_the_more_urgent_one_is_served_first(
         one.wait_phase("Succeeded")
     assert soon.status()["priority"] == URGENT
     assert soon.status()["finishedAt"] < late.status()["startedAt"]
-
-
-@pytest.fixture
-def urgent(cluster: Cluster, namespace: str) -> Iterator[str]:
-    """A priority class of the test's own."""
-    path = "/apis/scheduling.k8s.io/v1/priorityclasses"
-    body = {
-        "apiVersion": "scheduling.k8s.io/v1",
-        "kind": "PriorityClass",
-        "metadata": {"name": namespace},
-        "value": URGENT,
-        "preemptionPolicy": "Never",
-    }
-    cluster.api.call("POST", path, body)
-    yield namespace
-    cluster.api.call("DELETE", f"{path}/{namespace}")
 
 
 def _runs(job: Job) -> bool:
