@@ -31,6 +31,10 @@ TAINT_OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 TAINT_UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
 
 
+MAX_INCARNATION = 99_999
+"""A slot that has had more pods begins again: the name has room for no more digits."""
+
+
 def pod_name(job: str, slot: int, incarnation: int) -> str:
     """Return the one name that this slot's incarnation can have."""
     return f"{job}-{slot}-{incarnation}"

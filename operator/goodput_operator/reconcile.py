@@ -500,7 +500,7 @@ def unreadable(job: Mapping[str, Any], problem: str, now: datetime) -> dict[str,
     """
     status = dict(job.get("status") or {})
     conditions = status.get("conditions") or []
-    if not isinstance(conditions, list):
+    if not isinstance(conditions, list) or not all(isinstance(one, dict) for one in conditions):
         return None  # no API server stores that
     kind = ConditionType.DEGRADED.value
     before = next((one for one in conditions if one.get("type") == kind), None)

@@ -113,6 +113,7 @@ class World:
     book: Book = field(default_factory=Book)
     refusal: str = ""
     template_refusal: str = ""
+    priority: int | None = None
     objects: int = 0
     refused: int = 0
     visits: int = 0
@@ -130,6 +131,7 @@ class World:
         made = cls(case, Random(case["seed"]), {"metadata": metadata, "spec": case["spec"]})
         if made.rng.random() < 0.05:
             made.template_refusal = "spec.containers[0].image: Required value"
+        made.priority = made.rng.choice((None, 0, -(2**31), 2_000_001_000))
         for node in case["nodes"]:
             made.nodes[node["metadata"]["name"]] = trim_node(node)
             made.book.node_changed(None, made.nodes[node["metadata"]["name"]])
@@ -201,10 +203,8 @@ class World:
             listening_since=self.now - timedelta(seconds=self.rng.choice((0, 1, 90))),
             now=self.now,
             refusal=self.refusal,
-            template_answer=None
-            if wrong
-            else TemplateAnswer(
-                self.template_refusal, self.rng.choice((None, 0, -(2**31), 2_000_001_000))
+            template_answer=(
+                None if wrong else TemplateAnswer(self.template_refusal, self.priority)
             ),
         )
         self.refusal = ""

@@ -232,7 +232,8 @@ def _is_answered(job: Json) -> bool:
     generation = job["metadata"]["generation"]
     if degraded.get("reason") == "CannotBeRead":
         return bool(
-            degraded["observedGeneration"] == generation and FIELD.search(degraded["message"])
+            degraded.get("observedGeneration") == generation
+            and FIELD.search(degraded.get("message", ""))
         )
     failed = said.get(ConditionType.FAILED, {}).get("status") == "True"
     succeeded = said.get(ConditionType.SUCCEEDED, {}).get("status") == "True"

@@ -14,10 +14,9 @@ from goodput_operator.api.base import ApiModel, Rule, list_set, rule, rules
 from goodput_operator.api.template import outside_reserved_paths, template_schema
 
 MAX_WORKERS = 10_000
-MAX_INCARNATION = 99_999
 MAX_PROCESSES = 131_072
 MAX_PROCESSES_PER_WORKER = 1024
-MAX_JOB_NAME_LENGTH = 63 - len(names.pod_name("", MAX_WORKERS - 1, MAX_INCARNATION))
+MAX_JOB_NAME_LENGTH = 63 - len(names.pod_name("", MAX_WORKERS - 1, names.MAX_INCARNATION))
 """A pod's name is also its host name: one DNS label, for every slot and incarnation."""
 
 Seconds = Annotated[int, Field(ge=0, le=2_147_483_647)]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from goodput_operator import names
 from goodput_operator.api.base import ApiModel, Time, list_map
 
 LARGEST = 2**53 - 1
@@ -30,6 +31,14 @@ Number = Annotated[int, AfterValidator(_reckonable)]
 comes of it must still be writable."""
 Count = Annotated[int, AfterValidator(_countable)]
 """A number that begins with 0; else as `Number`."""
+
+
+def _nameable(number: int) -> int:
+    return min(_countable(number), names.MAX_INCARNATION)
+
+
+Incarnation = Annotated[int, AfterValidator(_nameable)]
+"""As `Count`, and no higher than a pod's name can tell."""
 
 
 class ConditionType(StrEnum):
@@ -143,7 +152,7 @@ class SlotStatus(ApiModel):
 
     slot: Annotated[int, Field(ge=0, le=MAX_SLOT)]
     """The place in the gang, from 0 on."""
-    incarnation: Count = 0
+    incarnation: Incarnation = 0
     """How many pods this slot has had before; part of the name of its pod."""
     rank: Number = -1
     """Its place in the published world; -1 when it has none."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from goodput.protocol import Commit
 from goodput_operator.api.base import truncate
-from goodput_operator.api.spec import MAX_INCARNATION, RecoverySpec, TrainingJobSpec
+from goodput_operator.api.spec import RecoverySpec, TrainingJobSpec
 from goodput_operator.api.status import (
     MAX_ATTEMPT,
     AttemptState,
@@ -45,7 +45,7 @@ def sized_slots(slots: Iterable[SlotStatus], spec: TrainingJobSpec) -> list[Slot
     As many as there are workers. An elastic job keeps those that it has ever had: a name of a
     pod must not come back, and which slots are held by now is not for their numbers to say.
     """
-    known = {slot.slot: min(slot.incarnation, MAX_INCARNATION) for slot in slots}
+    known = {slot.slot: slot.incarnation for slot in slots}
     count = max([spec.workers, *(slot + 1 for slot in known if spec.elastic)])
     return [SlotStatus(slot=number, incarnation=known.get(number, 0)) for number in range(count)]
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from goodput_operator import names
 from goodput_operator.api.base import truncate
-from goodput_operator.api.spec import MAX_INCARNATION, TrainingJobSpec
+from goodput_operator.api.spec import TrainingJobSpec
 from goodput_operator.api.status import (
     AttemptStatus,
     Condition,
@@ -208,7 +209,7 @@ def next_incarnation(slots: Sequence[SlotStatus], which: frozenset[int]) -> list
     After the last incarnation that a name has room for comes the first: its pod is long gone.
     """
     return [
-        SlotStatus(slot=slot.slot, incarnation=(slot.incarnation + 1) % (MAX_INCARNATION + 1))
+        SlotStatus(slot=slot.slot, incarnation=(slot.incarnation + 1) % (names.MAX_INCARNATION + 1))
         if slot.slot in which
         else slot
         for slot in slots

@@ -11,7 +11,6 @@ from crds import generate
 from goodput_operator import names
 from goodput_operator.api.schema import custom_resource_definition
 from goodput_operator.api.spec import (
-    MAX_INCARNATION,
     MAX_JOB_NAME_LENGTH,
     MAX_WORKERS,
     TrainingJobSpec,
@@ -117,7 +116,7 @@ def test_conditions_and_slots_are_merged_by_their_keys() -> None:
 
 
 def test_the_longest_name_leaves_room_for_the_last_pod() -> None:
-    longest = names.pod_name("j" * MAX_JOB_NAME_LENGTH, MAX_WORKERS - 1, MAX_INCARNATION)
+    longest = names.pod_name("j" * MAX_JOB_NAME_LENGTH, MAX_WORKERS - 1, names.MAX_INCARNATION)
     assert len(longest) == 63
 
 

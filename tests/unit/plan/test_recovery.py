@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from goodput.protocol import Commit, Disk
-from goodput_operator.api.spec import MAX_INCARNATION
+from goodput_operator import names
 from goodput_operator.api.status import (
     MAX_ATTEMPT,
     AttemptState,
@@ -569,7 +569,7 @@ def test_a_job_whose_attempts_cannot_be_counted_on_fails_and_says_why(training) 
 def test_after_the_last_incarnation_that_has_a_name_comes_the_first(training) -> None:
     world = training(1)
     [slot] = world.status.slots
-    edited = slot.model_copy(update={"incarnation": MAX_INCARNATION})
+    edited = slot.model_copy(update={"incarnation": names.MAX_INCARNATION})
     assert next_incarnation([edited], frozenset({0}))[0].incarnation == 0
 
 
