@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -65,6 +66,7 @@ def _be_quiet() -> None:
 
 def main() -> int:
     """Run what the command line asks for."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is to be ended
     parser = argparse.ArgumentParser(prog="make fuzz")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--case", type=int, default=None, help="play this one of the seed alone")
