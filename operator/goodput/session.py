@@ -17,8 +17,8 @@ agent: Linux queues as few as ten datagrams.
 A step is counted when it is *finished*: `step(7)` says that seven steps are done, and a
 checkpoint of step 7 goes on with the eighth.
 
-Before the operator ends an attempt by choice (the gang changes its size, the job is suspended)
-it asks for a checkpoint, after a step that all ranks have yet to finish:
+Before the operator ends an attempt of an elastic job by choice (the gang changes its size, the job
+is suspended) it asks for a checkpoint, after a step that all ranks have yet to finish:
 
 ```python
     session.step(step)
@@ -27,8 +27,8 @@ it asks for a checkpoint, after a step that all ranks have yet to finish:
         save(step)
 ```
 
-Whoever saves by `goodput.checkpoint` is then held there until the end comes: what would be
-trained beyond the checkpoint is lost anyway.
+Only who saves by `goodput.checkpoint` is asked, and is then held there until the end comes: what
+would be trained beyond the checkpoint is lost anyway.
 """
 
 import atexit

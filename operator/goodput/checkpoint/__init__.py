@@ -1,7 +1,7 @@
 """Checkpoints that a restart can trust.
 
 ```python
-from goodput import checkpoint
+from goodput import checkpoint, session
 
 restored = checkpoint.restore()
 if restored is not None:
@@ -11,7 +11,8 @@ for step in range(restored.step + 1 if restored else 1, steps + 1):
     train(step)
     if step % 100 == 0:
         with checkpoint.saving(step) as path:
-            torch.save(model.state_dict(), path / "model.pt")
+            if session.rank() == 0:  # no two ranks may write one file
+                torch.save(model.state_dict(), path / "model.pt")
 ```
 
 Every rank calls both, at the same steps; a rank without files of its own writes none. The

@@ -100,7 +100,8 @@ class RecoverySpec(ApiModel):
 
     max_restarts: Annotated[int, Field(ge=0, le=999)] = 10
     """How many restarts the training's own failures may cost within windowSeconds; one more
-    fails the job. Faults of nodes and preemptions are not counted. 0: the first failure fails
+    fails the job. Faults of nodes, preemptions and changes of
+    size are not counted. 0: the first failure fails
     the job."""
     window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 21_600
     """Length, in seconds, of the sliding window in which maxRestarts counts (21600: six
@@ -144,12 +145,14 @@ class ElasticSpec(ApiModel):
         default_factory=list, max_length=64, json_schema_extra=list_set()
     )
     """The only sizes that the gang may have, for a training that cannot run at all of those
-    that parallelism allows. Empty: all of them."""
+    that parallelism allows. Empty: all of them. One that parallelism does not allow is passed
+    over."""
     faulty_scale_down_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = 60
     """How long, in seconds, a gang that has lost workers waits at most for their replacements
     before it goes on smaller."""
     scale_up_snooze_time_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
-    """Seconds until the next try to grow after one has failed."""
+    """Seconds until the next try to grow after one has failed. So long, too, workers are held that
+    wait for others without whom no larger size is legal."""
     graceful_shutdown_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """How long, in seconds, the training may take to save before a change of size or a
     suspension, once it is asked to; then the change comes anyway."""
@@ -168,7 +171,7 @@ class ParallelismSpec(ApiModel):
     """Ranks, of those with different data, that the experts are dealt to."""
     global_batch_size: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
     """Samples in each optimizer step over all ranks, the same at every size of the gang. Absent:
-    any size of the gang will do."""
+    the batch restricts no size, and the training is not told of one."""
     micro_batch_size: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
     """Samples in each forward pass of one replica of the model. With globalBatchSize it says how
     many passes make a step."""

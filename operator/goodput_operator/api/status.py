@@ -233,9 +233,11 @@ class ElasticStatus(ApiModel):
     interruptions: int = 0
     """How often a fault has ended an attempt."""
     episodes_micro: int = 0
-    """The same in millionths, halved every week, as of exposedUntil."""
+    """Faults that have ended an attempt, in millionths; a week old, one counts half. As of
+    exposedUntil."""
     exposed_worker_seconds_micro: int = 0
-    """Worker-seconds in which it could have happened, likewise."""
+    """Worker-seconds in which such a fault could have happened, in millionths, halved every week.
+    As of exposedUntil."""
     exposed_until: Time | None = None
     """The moment as of which both are counted."""
 
@@ -257,7 +259,7 @@ class RecoveryStatus(ApiModel):
     """Intent: the used budget and the back-off."""
 
     total: Count = 0
-    """Attempts that were opened after another one had ended."""
+    """Incidents that ended an attempt; suspensions and changes of size are none."""
     restarts: list[RestartRecord] = Field(default_factory=list, max_length=1000)
     """The charged ones inside the window, oldest first."""
     without_progress: Count = 0
