@@ -152,6 +152,25 @@ async def checkpoint_spoiled(world: World) -> None:
     assert 0 < restored.step < spoiled.step
 
 
+ELASTIC = {"minWorkers": 2, "maxWorkers": 4}
+
+
+async def shrink(world: World) -> None:
+    """A worker's node is lost, there is no other, and the gang may be smaller."""
+    await training(world, elastic=ELASTIC)
+    world.cluster.lose_node(world.node_of(1))
+    await world.until(lambda: world.trains(2) and world.gang().world.workers == 3)
+
+
+async def scale(world: World) -> None:
+    """The user wants fewer workers, and then more again."""
+    await training(world, elastic=ELASTIC)
+    for attempt, workers in ((2, 3), (3, 4)):
+        world.edit_spec(workers=workers)
+        await world.until(lambda: world.trains(attempt))  # noqa: B023 – awaited at once
+        assert world.gang().world.workers == workers
+
+
 SCENARIOS: dict[str, Scenario] = {
     one.__name__: one
     for one in (
@@ -169,10 +188,16 @@ SCENARIOS: dict[str, Scenario] = {
         spec_edit,
         gang_waits,
         checkpoint_spoiled,
+        shrink,
+        scale,
     )
 }
 
-WORLDS: dict[str, dict[str, int]] = {"two_nodes_lost": {"workers": 3, "spare_nodes": 2}}
+WORLDS: dict[str, dict[str, int]] = {
+    "two_nodes_lost": {"workers": 3, "spare_nodes": 2},
+    "shrink": {"workers": 4, "spare_nodes": 0},
+    "scale": {"workers": 4, "spare_nodes": 0},
+}
 """The worlds that some of them need."""
 
 WITHOUT_SDK = ("process_crash", "pod_lost", "suspend_resume")

@@ -364,14 +364,19 @@ class World:
             if not ended and "deletionTimestamp" not in pod["metadata"]:
                 living.setdefault(name.split("-")[1], []).append(name)
         assert all(len(names_) == 1 for names_ in living.values()), f"two pods at once: {living}"
-        assert len(living) in (0, self.workers), f"half a gang: {living}"
+        least = ((self.job or {}).get("spec", {}).get("elastic") or {}).get("minWorkers")
+        legal = range(least, self.workers + 1) if least else (self.workers,)
+        assert len(living) in (0, *legal), f"half a gang: {living}"
         for name, times in self.server.created.items():
             assert times == 1 or not created_once, f"{name} was created {times} times"
 
     def check_ledger(self) -> None:
-        """All buckets and the unsettled rest are workers × time, to the millisecond."""
+        """All buckets and the unsettled rest are workers × time, to the millisecond.
+
+        Of a gang whose wanted size has changed the oracle knows more.
+        """
         job, ledger = self.job, self.status.ledger
-        if job is None:
+        if job is None or (job["spec"].get("elastic") and job["metadata"]["generation"] > 1):
             return
         assert ledger.accounted_until is not None
         created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
@@ -401,6 +406,8 @@ class World:
             tries: how many pods each slot has had matters, too.
         """
         status, attempt = self.status, self.status.attempt
+        # One that failed, and stands for no slot any more, may stay for its logs.
+        held = {names.pod_name(KEY[1], one.slot, one.incarnation) for one in status.slots}
         return {
             "there": self.job is not None,
             "phase": status.phase,
@@ -416,6 +423,7 @@ class World:
                     "deletionTimestamp" in pod["metadata"],
                 )
                 for pod in self.pods
+                if pod["metadata"]["name"] in held or pod["status"]["phase"] != "Failed"
             },
         }
 
