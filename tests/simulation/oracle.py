@@ -39,6 +39,8 @@ Breach = tuple[int, str]
 """At which entry of the history, and what is wrong."""
 Promise = Callable[[History], Iterator[Breach]]
 
+BLAME_SECONDS = 2
+"""A truer cause may put the end of an attempt, from which its back-off counts, so much earlier."""
 PARTIAL_GANG_SECONDS = 120.0
 """So long may some of a gang run without the others while an operator leads."""
 BLAME_SECONDS = 120.0
@@ -639,7 +641,8 @@ def _hasty(change: _Change, counted: bool) -> Iterator[str]:
     recovery, new = change.after.recovery, change.after.attempt
     ended_at = change.before.attempt.ended_at if change.before.attempt else None
     if counted and ended_at is not None and recovery.without_progress >= 2:
-        wait = timedelta(seconds=change.spec.recovery.backoff_seconds)
+        least = change.spec.recovery.backoff_seconds
+        wait = timedelta(seconds=max(least / 2, least - BLAME_SECONDS))
         if recovery.not_before is None or recovery.not_before < ended_at + wait:
             yield f"failure {recovery.without_progress} without progress calls for no back-off"
     if new is None or new.state is not AttemptState.STARTING or new.published_at is None:

@@ -13,7 +13,7 @@ from tests.simulation.world import World, simulate
 def test_nothing_is_decided_before_everything_was_listed_once() -> None:
     async def story(world: World) -> None:
         world.create_job()
-        world.replicas.append(Replica(world))
+        world.replicas.append(Replica(world, "operator-1"))
         page = await world.operator.gateway.list_page(JOBS)
         world.operator.parts.jobs.relist({}, page["items"])
         assert await world.visit() == STALE_VIEW_SECONDS

@@ -28,7 +28,7 @@ def working(seconds: float) -> Account:
 def test_a_new_ledger_begins_with_the_job() -> None:
     account = fresh(3)
     account.add([Span(at(1.5), Bucket.QUEUED)])
-    assert account.close() == LedgerStatus(
+    assert account.close(3) == LedgerStatus(
         accelerator_milliseconds={Bucket.QUEUED: 4500},
         unsettled_milliseconds=0,
         accelerators=3,
@@ -45,7 +45,7 @@ def test_a_ledger_goes_on_where_it_was_written() -> None:
     )
     account = Account.open(written, 2, CREATED)
     account.add([Span(at(11), Bucket.QUEUED), Span(at(12), None)])
-    ledger = account.close()
+    ledger = account.close(2)
     assert ledger.accelerator_milliseconds == {Bucket.QUEUED: 2700}
     assert ledger.unsettled_milliseconds == 2050
     assert ledger.accounted_until == at(12)
@@ -56,7 +56,7 @@ def test_spans_follow_one_another_and_none_counts_twice() -> None:
     account = fresh(1)
     account.add([Span(at(3), Bucket.QUEUED), Span(at(2), Bucket.STARTUP), Span(at(5), None)])
     account.add([Span(at(4), Bucket.RESTORE)])
-    ledger = account.close()
+    ledger = account.close(2)
     assert ledger.accelerator_milliseconds == {Bucket.QUEUED: 3000}
     assert ledger.unsettled_milliseconds == 2000
     assert ledger.accounted_until == at(5)
@@ -66,22 +66,22 @@ def test_what_is_shorter_than_a_millisecond_is_kept_for_later() -> None:
     account = Account.open(LedgerStatus(), 1, CREATED + timedelta(microseconds=900))
     for microseconds in range(0, 10_001, 7):
         account.add([Span(CREATED + timedelta(microseconds=microseconds), Bucket.QUEUED)])
-    assert account.close().accelerator_milliseconds == {Bucket.QUEUED: 9}
-    assert account.close().accounted_until == CREATED + timedelta(milliseconds=9)
+    assert account.close(2).accelerator_milliseconds == {Bucket.QUEUED: 9}
+    assert account.close(2).accounted_until == CREATED + timedelta(milliseconds=9)
 
 
 def test_work_is_settled_as_a_whole() -> None:
     account = working(10)
     account.settle(Bucket.LOST_WORK)
-    assert account.close().accelerator_milliseconds == {Bucket.LOST_WORK: 20_000}
-    assert account.close().unsettled_milliseconds == 0
+    assert account.close(2).accelerator_milliseconds == {Bucket.LOST_WORK: 20_000}
+    assert account.close(2).unsettled_milliseconds == 0
 
 
 def test_a_commit_settles_the_work_before_it() -> None:
     account = working(10)
     account.settle(Bucket.PRODUCTIVE, at(7))
     account.settle(Bucket.PRODUCTIVE, at(8))
-    ledger = account.close()
+    ledger = account.close(2)
     assert ledger.accelerator_milliseconds == {Bucket.PRODUCTIVE: 16_000}
     assert ledger.unsettled_milliseconds == 4_000
 
@@ -96,7 +96,7 @@ def test_a_commit_settles_the_work_before_it() -> None:
 def test_a_commit(worked_until: float, settled: int) -> None:
     account = working(10)
     account.settle(Bucket.PRODUCTIVE, at(worked_until))
-    ledger = account.close()
+    ledger = account.close(2)
     assert ledger.accelerator_milliseconds.get(Bucket.PRODUCTIVE, 0) == settled
     assert total(ledger) == 20_000
 
@@ -106,7 +106,7 @@ def test_time_after_a_fault_was_no_work() -> None:
     account.add([Span(at(10), Bucket.DETECTION)])
     account.reclassify_tail(at(7), Bucket.DETECTION)
     account.reclassify_tail(at(10), Bucket.DETECTION)
-    ledger = account.close()
+    ledger = account.close(2)
     assert ledger.accelerator_milliseconds == {Bucket.DETECTION: 6_000}
     assert ledger.unsettled_milliseconds == 14_000
 
@@ -115,7 +115,7 @@ def test_no_more_is_taken_back_than_was_work() -> None:
     account = working(10)
     account.settle(Bucket.PRODUCTIVE, at(9))
     account.reclassify_tail(at(2), Bucket.DETECTION)
-    ledger = account.close()
+    ledger = account.close(2)
     assert ledger.accelerator_milliseconds == {
         Bucket.PRODUCTIVE: 18_000,
         Bucket.DETECTION: 2_000,
@@ -127,8 +127,8 @@ def test_buckets_are_written_in_their_one_order_and_empty_ones_not_at_all() -> N
     account = fresh(1)
     account.add(Span(at(number + 1), bucket) for number, bucket in enumerate(reversed(Bucket)))
     account.add([Span(at(0), Bucket.PRODUCTIVE)])
-    assert list(account.close().accelerator_milliseconds) == list(Bucket)
-    assert list(working(1).close().accelerator_milliseconds) == []
+    assert list(account.close(2).accelerator_milliseconds) == list(Bucket)
+    assert list(working(1).close(2).accelerator_milliseconds) == []
 
 
 @pytest.mark.parametrize(
