@@ -172,6 +172,11 @@ class RealWorld(World):
         """What stands between the operator and the API server."""
         return self._lane.proxy
 
+    @property
+    def pods(self) -> list[Object]:
+        """The pods of this world's namespace; the mirror holds no others."""
+        return self.server.all("pods")  # type: ignore[no-any-return]
+
     # --- the operator ---------------------------------------------------------------------------
 
     async def open(self, harm: Harm) -> None:
