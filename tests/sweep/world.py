@@ -321,9 +321,7 @@ class RealWorld(World):
         outcome = self.outcome()
         outcome["created"] = sorted(self.server.created)
         prefix = re.compile(rf"^{self._lane.name}-")
-        outcome["excluded"] = [
-            (prefix.sub("node-", node), why) for node, why in outcome["excluded"]
-        ]
+        outcome["excluded"] = [prefix.sub("node-", node) for node in outcome["excluded"]]
         return outcome
 
     # --- what must hold -------------------------------------------------------------------------
