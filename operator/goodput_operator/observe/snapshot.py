@@ -129,6 +129,7 @@ class JobSnapshot:
     Attributes:
         workers: one for each slot of the status, in slot order.
         strays: pods of this job that stand for no slot now (older incarnations, lost slots).
+        listening_since: when this operator began to take reports, and to answer them.
         refusal: why the API server refused to create a pod in the last pass, else empty.
         template_answer: None when the API server was not asked.
     """
@@ -139,6 +140,7 @@ class JobSnapshot:
     created_at: datetime
     workers: tuple[Worker, ...]
     strays: tuple[PodView, ...]
+    listening_since: datetime
     refusal: str = ""
     template_answer: TemplateAnswer | None = None
 
@@ -340,6 +342,7 @@ def observe(
         created_at=parse_time(metadata["creationTimestamp"]),
         workers=tuple(workers),
         strays=tuple(strays),
+        listening_since=listening_since,
         refusal=refusal,
         template_answer=template_answer,
     )

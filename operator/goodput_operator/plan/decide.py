@@ -19,7 +19,7 @@ from goodput_operator.plan.attempt import stopped
 from goodput_operator.plan.members import size_problems, sizes_of
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
 from goodput_operator.plan.rules import RULES, next_deadline
-from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, is_finished
+from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, is_finished, leave_by
 
 MAX_STEPS = 16
 """Rules that follow one another in a pass; more would mean that two of them disagree."""
@@ -187,7 +187,7 @@ def _to_delete(
         return tuple(
             pod for pod in snapshot.strays if not pod.deleting and (suspended or not pod.terminal)
         )
-    if now < finished_at + timedelta(seconds=timing.cleanup_seconds):
+    if now < leave_by(finished_at, snapshot, timing):
         return ()
     pods = [*snapshot.strays, *(worker.pod for worker in snapshot.workers if worker.pod)]
     if spec.clean_pod_policy is CleanPodPolicy.NONE:

@@ -56,6 +56,7 @@ from goodput_operator.plan.view import (
     Step,
     View,
     is_finished,
+    leave_by,
     next_incarnation,
 )
 
@@ -464,7 +465,7 @@ def _succeed(view: View) -> Step:
 def _cleanup_at(view: View) -> datetime | None:
     times = []
     finished_at = view.status.finished_at or view.now
-    cleanup = finished_at + timedelta(seconds=view.timing.cleanup_seconds)
+    cleanup = leave_by(finished_at, view.snapshot, view.timing)
     if cleanup > view.now:
         times.append(cleanup)
     if view.spec.ttl_seconds_after_finished is not None:

@@ -203,6 +203,15 @@ def with_condition(
     )
 
 
+def leave_by(finished_at: datetime, snapshot: JobSnapshot, timing: Timing) -> datetime:
+    """Return when a finished job's pods have had their time to end by themselves, with their logs.
+
+    An operator that dies before it has told them leaves that to the next one.
+    """
+    told_at = max(finished_at, snapshot.listening_since)
+    return told_at + timedelta(seconds=timing.cleanup_seconds)
+
+
 def next_incarnation(slots: Sequence[SlotStatus], which: frozenset[int]) -> list[SlotStatus]:
     """Return the slots with those of `which` moved on to a new pod, outside any world.
 

@@ -70,3 +70,19 @@ def test_a_job_has_succeeded_only_when_its_last_worker_has(training) -> None:
         world.jump(1)
     assert world.true(ConditionType.SUCCEEDED)
     assert world.attempt.state is AttemptState.CLOSED
+
+
+def test_an_operator_that_has_just_begun_to_listen_gives_the_agents_their_time_to_leave(
+    training,
+) -> None:
+    world = training(2, cleanPodPolicy="Running")
+    world.agents_connect = False  # the operator dies before it has told anybody of the end
+    world.finish()
+    world.visit()
+    world.jump(60)
+    world.listening_since = world.now
+    world.visit()
+    assert len(world.pods) == 2
+    world.jump(11)
+    world.visit()
+    assert world.pods == {}
