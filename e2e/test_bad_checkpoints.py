@@ -17,7 +17,7 @@ CHECKPOINT_EVERY = 20
 def test_a_directory_that_cannot_be_written_starts_nothing_and_is_named(job: Job) -> None:
     job.apply(
         workers=2,
-        spec={"gang": {"startTimeoutSeconds": 6}},
+        spec={"gang": {"startTimeoutSeconds": 20}},
         container={
             "volumeMounts": [
                 {"name": "examples", "mountPath": "/examples", "readOnly": True},
@@ -28,14 +28,14 @@ def test_a_directory_that_cannot_be_written_starts_nothing_and_is_named(job: Job
     job.wait_for(
         lambda _: job.condition("CheckpointFresh")["reason"] == "DirectoryUnusable",
         "the condition",
-        20,
+        60,
     )
     message = job.condition("CheckpointFresh")["message"]
     assert "worker 0 (pod counter-0-0 on node" in message
     assert "cannot use spec.checkpoint.directory=/checkpoints" in message
     assert "Read-only file system" in message
 
-    job.wait_for(lambda _: job.condition("Admitted")["reason"] == "StartTimeout", "release", 40)
+    job.wait_for(lambda _: job.condition("Admitted")["reason"] == "StartTimeout", "release", 60)
     assert "Read-only file system" in job.condition("Admitted")["message"]
     assert "publishedAt" not in job.status()["attempt"], "no process was ever started"
     job.assert_every_second_is_accounted_for()

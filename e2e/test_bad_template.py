@@ -11,7 +11,7 @@ from e2e.cluster.api import ApiError
 from e2e.support.events import events
 from e2e.support.job import Job
 
-KUBELET_SECONDS = 22
+KUBELET_SECONDS = 40
 """It tells why a container does not start only when it tries again, 10 to 15 s later."""
 
 
@@ -78,7 +78,7 @@ def test_an_image_that_cannot_be_pulled_is_named_and_blocks_nobody(
     cluster.wait_until(
         lambda: [pod["metadata"]["name"] for pod in job.pods()] == ["counter-0-1", "counter-1-1"],
         "the gang to be released and tried again",
-        30,
+        60,
     )
     (released,) = [message for reason, message in events(job) if reason == "StartTimeout"]
     assert "2 of 2 workers were not connected within spec.gang.startTimeoutSeconds" in released
