@@ -204,7 +204,7 @@ async def loot_of(api: Client, plane: ControlPlane, seats: Sequence[Seat]) -> tu
         slot=victim.slot,
         incarnation=victim.incarnation,
         attempt=1,
-        sequence=1_000,
+        sequence=1,  # every agent that runs has sent it
         own=victim.token,
         neighbour=neighbour.token,
         tokens=await forged_tokens(api, mint, neighbour.token),
