@@ -11,13 +11,15 @@ The borders, each with its reason:
   what the trainer itself calls so. Without any sign of progress it ends when all processes
   have been started, because nobody can tell later.
 - then work is *unsettled*: `productive` as soon as a durable commit covers it (or the job
-  succeeds), `lost_work` when its attempt dies first. Where the trainer shows no checkpoint and
-  no step nobody can know what was lost, and it becomes `unknown`.
+  succeeds), `lost_work` when its attempt dies first. That is settled when the attempt is closed:
+  until then agents may tell of commits from before the fault. Where the trainer shows no
+  checkpoint and no step nobody can know what was lost, and it becomes `unknown`.
 - `detection`: from the fault until the operator has decided; `recovery`: from there until all
   processes of the next attempt have been started, whatever happens between.
 - `suspended`: from the decision to suspend until the job is queued again.
-- `degraded`: while an elastic gang trains with fewer workers than are wanted, the missing ones'
-  time, whatever becomes of the others' (startup, work, loss).
+- `degraded`: while an elastic gang trains with fewer workers than are wanted, from the published
+  world until it is closed: the missing ones' time, whatever becomes of the others' (startup,
+  work, loss).
 The sum of all buckets and the unsettled rest is accelerators × time since creation. Of a job of
 fixed size these are the whole gang's. Of an elastic one they are those that are wanted or held,
 whichever are more, as the last write of the status has it: a change counts from the write that
@@ -89,23 +91,37 @@ class Account:
             else:
                 self.buckets[span.bucket] = self.buckets.get(span.bucket, 0) + cost
 
-    def settle(self, bucket: Bucket, worked_until: datetime | None = None) -> None:
+    def settle(
+        self,
+        bucket: Bucket,
+        worked_until: datetime | None = None,
+        ended_at: datetime | None = None,
+    ) -> None:
         """Move unsettled work into `bucket`.
 
         Args:
             bucket: productive, lost_work or unknown.
-            worked_until: only work done before this moment, counted back from the present end
-                of the account; None for all of it.
+            worked_until: only work done before this moment; None for all of it.
+            ended_at: when the unsettled work came to its end; None while it goes on: it is
+                counted back from the present end of the account then.
         """
         rest = 0
         if worked_until is not None:
-            rest = min(self.unsettled, self._cost(worked_until, self.until))
+            rest = min(self.unsettled, self._cost(worked_until, ended_at or self.until))
         self.buckets[bucket] = self.buckets.get(bucket, 0) + self.unsettled - rest
         self.unsettled = rest
 
-    def reclassify_tail(self, since: datetime, bucket: Bucket) -> None:
-        """Move the unsettled work after `since` into `bucket`: it turned out to be no work."""
-        tail = min(self.unsettled, self._cost(since, self.until))
+    def reclassify_tail(
+        self, since: datetime, bucket: Bucket, ended_at: datetime | None = None
+    ) -> None:
+        """Move the unsettled work after `since` into `bucket`: it turned out to be no work.
+
+        Args:
+            since: when it stopped to be work.
+            bucket: what it was instead.
+            ended_at: see `settle`.
+        """
+        tail = min(self.unsettled, self._cost(since, ended_at or self.until))
         self.unsettled -= tail
         self.buckets[bucket] = self.buckets.get(bucket, 0) + tail
 

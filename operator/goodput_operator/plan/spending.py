@@ -32,7 +32,7 @@ def account_for(
         return before.ledger
     attempt, counted = before.attempt, _counted(before, view)
     training = view.accelerators * sum(1 for slot in before.slots if slot.rank >= 0)
-    if attempt is None or attempt.state not in LIVE or view.spec.elastic is None:
+    if attempt is None or attempt.state not in PUBLISHED or view.spec.elastic is None:
         training = counted
     account = Account.open(
         before.ledger, training, view.snapshot.created_at, missing=max(0, counted - training)
@@ -42,10 +42,9 @@ def account_for(
         account.add([Span(view.now, _idle_bucket(before))])
         return account.close(next_counted)
     if attempt.state is AttemptState.STOPPING:
-        bucket = Bucket.SUSPENDED if attempt.reason == SUSPENDED else Bucket.RECOVERY
-        account.add([Span(view.now, bucket)])
-        return account.close(next_counted)
-    _account_for_training(account, before, after, ended or attempt, progress, view)
+        _account_for_stopping(account, before, after, ended or attempt, progress, view)
+    else:
+        _account_for_training(account, before, after, ended or attempt, progress, view)
     return account.close(next_counted)
 
 
@@ -85,7 +84,7 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     account.add([Span(min(running_at or end, end), start)])
     if running_at is not None:
         account.add(_training_spans(attempt, progress, end))
-        _settle_commits(account, before.checkpoint, progress)
+        _settle_commits(account, before.checkpoint, progress, None)
     if succeeded:
         account.settle(Bucket.PRODUCTIVE)
         account.add([Span(now, Bucket.PRODUCTIVE)])
@@ -95,9 +94,44 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     planned = attempt.reason in PLANNED
     if not planned:
         account.reclassify_tail(end, Bucket.DETECTION)
+    _settle_loss(account, before, after, attempt, progress)
+    account.add([Span(now, Bucket.RECOVERY if planned else Bucket.DETECTION)])
+
+
+def _account_for_stopping(  # noqa: PLR0917 – as above
+    account: Account,
+    before: TrainingJobStatus,
+    after: TrainingJobStatus,
+    attempt: AttemptStatus,
+    progress: GangProgress,
+    view: View,
+) -> None:
+    """Account for an attempt that had ended before, with what is heard of it only now.
+
+    Where a truer cause has come to light, what followed it was no work either.
+    """
+    known = before.attempt.ended_at if before.attempt else None
+    if known is not None and attempt.ended_at is not None and attempt.reason not in PLANNED:
+        account.reclassify_tail(attempt.ended_at, Bucket.DETECTION, ended_at=known)
+    _settle_commits(account, before.checkpoint, progress, attempt.ended_at)
+    _settle_loss(account, before, after, attempt, progress)
+    bucket = Bucket.SUSPENDED if attempt.reason == SUSPENDED else Bucket.RECOVERY
+    account.add([Span(view.now, bucket)])
+
+
+def _settle_loss(
+    account: Account,
+    before: TrainingJobStatus,
+    after: TrainingJobStatus,
+    attempt: AttemptStatus,
+    progress: GangProgress,
+) -> None:
+    """Give up the work that no commit covers, once nobody can tell of a further commit."""
+    now = after.attempt
+    if now is not None and now.number == attempt.number and now.state is AttemptState.STOPPING:
+        return
     signal = progress.signal or before.checkpoint.fenced
     account.settle(Bucket.LOST_WORK if signal else Bucket.UNKNOWN)
-    account.add([Span(now, Bucket.RECOVERY if planned else Bucket.DETECTION)])
 
 
 def _training_spans(attempt: AttemptStatus, progress: GangProgress, end: datetime) -> list[Span]:
@@ -112,15 +146,28 @@ def _training_spans(attempt: AttemptStatus, progress: GangProgress, end: datetim
     return [*spans, Span(min(begin, end), Bucket.STARTUP), Span(end, None)]
 
 
-def _settle_commits(account: Account, checkpoint: CheckpointStatus, progress: GangProgress) -> None:
+def _settle_commits(
+    account: Account,
+    checkpoint: CheckpointStatus,
+    progress: GangProgress,
+    ended_at: datetime | None,
+) -> None:
+    """Settle the work that commits cover which `checkpoint` does not know of yet.
+
+    Args:
+        account: what is settled.
+        checkpoint: as the last write of the status has it.
+        progress: what the gang has said since.
+        ended_at: when the work ended, None while it goes on.
+    """
     committed = progress.committed
     if committed is not None and progress.committed_step_at is not None:
         if is_newer(committed, checkpoint):
-            account.settle(Bucket.PRODUCTIVE, progress.committed_step_at)
+            account.settle(Bucket.PRODUCTIVE, progress.committed_step_at, ended_at)
     elif progress.tracker_step is not None and (
         checkpoint.last_durable_step is None or progress.tracker_step > checkpoint.last_durable_step
     ):
-        account.settle(Bucket.PRODUCTIVE, progress.tracker_step_at)
+        account.settle(Bucket.PRODUCTIVE, progress.tracker_step_at, ended_at)
 
 
 def _resizing(status: TrainingJobStatus) -> bool:

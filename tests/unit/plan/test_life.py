@@ -1,5 +1,9 @@
 """The life of a job in which nothing breaks."""
 
+from dataclasses import replace
+
+import pytest
+
 from goodput.protocol import Commit
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 
@@ -99,6 +103,33 @@ def test_work_becomes_productive_with_the_commit_that_covers_it(training) -> Non
     world.settle()
     assert world.spent(Bucket.PRODUCTIVE) >= 2 * 120
     assert world.status.ledger.unsettled_milliseconds == 0
+    world.assert_ledger_sums()
+
+
+def test_work_is_not_lost_when_its_commit_is_heard_of_after_the_fault(training) -> None:
+    world = training(2, commit=None, step=5)
+    world.settle()
+    settled = world.spent(Bucket.PRODUCTIVE)
+    world.jump(95)
+    world.train(6)
+    world.jump(5)
+    survivor = world.agent(0)
+    survivor.silent = True
+    world.fail(1, seconds_ago=4)
+    world.visit()
+    assert world.attempt.state is AttemptState.STOPPING
+    assert world.spent(Bucket.LOST_WORK) == 0
+
+    survivor.silent = False
+    world.train(7, commit=7)
+    progress = survivor.run.progress
+    at = progress.step_at - 24_000
+    survivor.run = replace(survivor.run, progress=replace(progress, committed_step_at=at))
+    world.settle()
+    assert world.attempt.number == 2
+    assert world.spent(Bucket.PRODUCTIVE) - settled == pytest.approx(2 * 76, abs=4)
+    assert world.spent(Bucket.LOST_WORK) == 2 * 20
+    assert world.spent(Bucket.DETECTION) == 2 * 4
     world.assert_ledger_sums()
 
 
