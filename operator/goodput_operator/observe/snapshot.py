@@ -79,8 +79,8 @@ class Worker:
     """One place in the gang: the pod that stands for it now, its agent, its node's health.
 
     Attributes:
-        silent_seconds: since the agent's last word, or since we began to listen if that is
-            later.
+        silent_seconds: since the agent's last word, or while there is none since its pod was
+            made; since we began to listen if that is later.
         succeeded: the status has it that its processes of the newest attempt ended well.
     """
 
@@ -319,7 +319,9 @@ def observe(
     for slot in sorted(slots, key=lambda one: one.slot):
         pod = standing.get(slot.slot)
         agent = agents.get(pod.uid) if pod else None
-        heard_at = max(agent.received_at, listening_since) if agent else listening_since
+        heard_at = listening_since
+        if pod is not None:
+            heard_at = max(heard_at, agent.received_at if agent else pod.created_at)
         health = NodeHealth.UNKNOWN
         if pod and pod.node and nodes is not None:
             health = observe_node(nodes.get(pod.node))

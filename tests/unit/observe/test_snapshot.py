@@ -95,6 +95,12 @@ def test_silence_counts_from_when_we_began_to_listen() -> None:
     assert [worker.silent_seconds for worker in seen().workers] == [7.0, 7.0]
 
 
+def test_a_worker_that_was_never_heard_is_silent_since_its_pod_was_made() -> None:
+    young = pod("job-0-0", "mine")
+    young["metadata"]["creationTimestamp"] = "2026-01-01T00:00:05Z"
+    assert [worker.silent_seconds for worker in seen(young).workers] == [2.0, 7.0]
+
+
 def test_a_slot_that_has_moved_on_leaves_its_pod_behind() -> None:
     before = seen(pod("job-0-0", "mine"), pod("job-1-0", "mine"))
     after = reseat(
