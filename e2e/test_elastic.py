@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from e2e.cluster import Cluster
 from e2e.cluster.images import WORKER_IMAGE
 from e2e.support.events import events
@@ -23,6 +25,7 @@ ELASTIC = {
 }
 
 
+@pytest.mark.alone
 def test_a_gang_goes_on_without_a_lost_node_and_grows_again_when_it_is_back(
     cluster: Cluster, operator: Operator, job: Job, record_property: Callable[[str, object], None]
 ) -> None:
@@ -68,6 +71,7 @@ def test_kubectl_scale_changes_the_size_and_loses_no_step(cluster: Cluster, job:
     _assert_trained_as_if_undisturbed(job)
 
 
+@pytest.mark.alone
 def test_a_gang_that_does_not_fit_starts_at_the_size_that_does(cluster: Cluster, job: Job) -> None:
     with _blocked(cluster, job, nodes=1):
         job.apply(workers=3, accelerators=WHOLE_NODE, steps=2000, step_seconds=0.05, spec=ELASTIC)
@@ -91,6 +95,7 @@ def test_growth_that_cannot_come_leaves_the_training_alone(cluster: Cluster, job
     assert len(job.pods()) == 2
 
 
+@pytest.mark.alone
 def test_a_worker_that_must_make_room_for_a_more_urgent_pod_is_done_without(
     cluster: Cluster, job: Job, urgent: str
 ) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from e2e.cluster import Cluster
 from e2e.cluster.images import WORKER_IMAGE
 from e2e.support.job import GPU, Job
+
+pytestmark = pytest.mark.alone
 
 WHOLE_NODE = 8
 

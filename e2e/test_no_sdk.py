@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import textwrap
 
+import pytest
+
 from e2e.cluster import Cluster
 from e2e.support.faults import lost_node, out_of_service
 from e2e.support.installation import Operator
 from e2e.support.job import Job
+
+pytestmark = pytest.mark.alone
 
 WHOLE_NODE = 8
 TRAINER = textwrap.dedent(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
+
 from e2e.cluster import Cluster
 from e2e.support.faults import lost_node
 from e2e.support.installation import Operator
 from e2e.support.job import Job
+
+pytestmark = pytest.mark.alone
 
 CHECKPOINT_EVERY = 20
 STEPS = 150

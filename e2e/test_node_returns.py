@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.cluster import Cluster
 from e2e.support.faults import lost_node, partitioned
 from e2e.support.installation import Operator
 from e2e.support.job import Job, avoiding
+
+pytestmark = pytest.mark.alone
 
 WHOLE_NODE = 8
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from e2e.cluster import Cluster
 from e2e.support.installation import Operator
 from e2e.support.job import Job
+
+pytestmark = pytest.mark.alone
 
 AWAY_SECONDS = 40
 

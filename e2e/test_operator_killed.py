@@ -15,6 +15,8 @@ from e2e.support.faults import lost_node
 from e2e.support.installation import Operator
 from e2e.support.job import Job
 
+pytestmark = pytest.mark.alone
+
 WHOLE_NODE = 8
 SLOW = {
     "name": "slow",

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from e2e.support.installation import Operator
 from e2e.support.job import Job
+
+pytestmark = pytest.mark.alone
 
 CHECKPOINT_EVERY = 20
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.cluster import Cluster
 from e2e.conftest import URGENT
 from e2e.support.job import Job
@@ -9,6 +11,7 @@ from e2e.support.job import Job
 WHOLE_NODE = 8
 
 
+@pytest.mark.alone
 def test_of_two_that_only_fit_one_after_the_other_one_waits_and_holds_nothing(
     cluster: Cluster, job: Job
 ) -> None:
@@ -54,6 +57,7 @@ def test_two_that_recover_at_once_do_not_hinder_each_other(cluster: Cluster, job
     assert two.pod(0)["metadata"]["uid"] == survivor
 
 
+@pytest.mark.alone
 def test_of_two_that_wait_the_more_urgent_one_is_served_first(
     cluster: Cluster, job: Job, urgent: str
 ) -> None:

@@ -27,7 +27,13 @@ SOME_FAILED = 1
 MOST_RETRIED = 5
 """More failures than these are no accident of a busy machine."""
 WITHOUT_CLUSTER = ("tests", "--ignore=tests/contract")
-WITH_CLUSTER = ("tests/contract", "e2e")
+WITH_CLUSTER = (
+    ("tests/contract",),
+    ("e2e", "-m", "not alone", "-n", "3", "-v"),
+    ("e2e", "-m", "alone"),
+)
+"""One after the other. Tests that can share the cluster wait most of the time, so they do it
+side by side."""
 LOWEST_PRIORITY = 19
 
 
@@ -40,16 +46,20 @@ def main() -> int:
             say("tests without a cluster begin, in the background")
             beside = Run(WITHOUT_CLUSTER, Path(memory) / "without")
             beside.start(LOWEST_PRIORITY)
-            with_cluster = Run(WITH_CLUSTER, Path(memory) / "with")
+            tests = 0
             try:
                 with shared_cluster():
-                    say("tests with a cluster: contract, e2e")
-                    with_cluster.start()
-                    tests = with_cluster.finish()
+                    for number, what in enumerate(WITH_CLUSTER):
+                        say(f"tests with a cluster: {' '.join(what)}")
+                        run = Run(what, Path(memory) / f"with-{number}")
+                        try:
+                            run.start()
+                            tests = run.finish() or tests
+                        finally:
+                            run.stop()
                 say("tests without a cluster")
                 tests = beside.finish() or tests
             finally:
-                with_cluster.stop()
                 beside.stop()
     except ClusterError as failed:
         print(f"error: {failed}", file=sys.stderr)
@@ -95,7 +105,7 @@ def is_up() -> bool:
 
 @dataclass
 class Run:
-    """pytest over some folders; what failed is run once more, for others may use the machine.
+    """pytest with these arguments; what failed is run once more, for others may use the machine.
 
     What passes only the second time is named: it is a bug in the test or in us all the same.
     """
