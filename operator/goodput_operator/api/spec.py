@@ -110,8 +110,8 @@ class RecoverySpec(ApiModel):
     """How many of the training's own failures in a row, with no new step between them, fail the
     job. Counts only where the job's progress can be seen."""
     backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 5
-    """Seconds to wait before the second restart without progress; the first is immediate, and
-    each further one waits twice as long."""
+    """Seconds to wait before the second restart without progress, at least one; the first is
+    immediate, and each further one waits twice as long."""
     max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
     """The longest wait, in seconds, before a restart."""
 
