@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import Cluster
-from e2e.support.job import Job
+from e2e.support.job import Job, condition_of
 
 CHECKPOINT_EVERY = 20
 
@@ -25,18 +25,14 @@ def test_a_directory_that_cannot_be_written_starts_nothing_and_is_named(job: Job
             ]
         },
     )
-    job.wait_for(
-        lambda _: job.condition("CheckpointFresh")["reason"] == "DirectoryUnusable",
-        "the condition",
-        60,
-    )
+    job.wait_reason("CheckpointFresh", "DirectoryUnusable")
     message = job.condition("CheckpointFresh")["message"]
     assert "worker 0 (pod counter-0-0 on node" in message
     assert "cannot use spec.checkpoint.directory=/checkpoints" in message
     assert "Read-only file system" in message
 
-    job.wait_for(lambda _: job.condition("Admitted")["reason"] == "StartTimeout", "release", 60)
-    assert "Read-only file system" in job.condition("Admitted")["message"]
+    released = job.wait_reason("Admitted", "StartTimeout")
+    assert "Read-only file system" in condition_of(released, "Admitted")["message"]
     assert "publishedAt" not in job.status()["attempt"], "no process was ever started"
     job.assert_every_second_is_accounted_for()
 
@@ -100,10 +96,8 @@ def test_a_checkpoint_that_does_not_verify_is_passed_over_for_the_next_older(
     harm(_checkpoint(job.checkpoints, newest))
 
     job.patch({"suspend": False})
-    job.wait_for(
-        lambda _: job.condition("CheckpointFresh")["reason"] == "FellBack", "the fall-back", 30
-    )
-    assert f"step-{newest:08d}" in job.condition("CheckpointFresh")["message"]
+    status = job.wait_reason("CheckpointFresh", "FellBack", 30)
+    assert f"step-{newest:08d}" in condition_of(status, "CheckpointFresh")["message"]
     job.wait_for(  # in an attempt of its own: these ranks cannot agree within one
         lambda status: status["attempt"].get("restoreStep") == newest - CHECKPOINT_EVERY,
         "the older checkpoint",

@@ -9,7 +9,7 @@ import pytest
 from e2e.cluster import Cluster
 from e2e.cluster.api import ApiError
 from e2e.support.events import events
-from e2e.support.job import Job
+from e2e.support.job import Job, condition_of
 
 KUBELET_SECONDS = 40
 """It tells why a container does not start only when it tries again, 10 to 15 s later."""
@@ -67,12 +67,8 @@ def test_an_image_that_cannot_be_pulled_is_named_and_blocks_nobody(
         container={"image": "goodput.local/none:dev"},
         spec={"gang": {"startTimeoutSeconds": KUBELET_SECONDS}},
     )
-    status = job.wait_for(
-        lambda _: job.condition("Running")["reason"] == "ErrImageNeverPull",
-        "the reason",
-        KUBELET_SECONDS,
-    )
-    assert "goodput.local/none:dev" in job.condition("Running")["message"]
+    status = job.wait_reason("Running", "ErrImageNeverPull", KUBELET_SECONDS)
+    assert "goodput.local/none:dev" in condition_of(status, "Running")["message"]
     assert (status["phase"], status["reason"]) == ("Starting", "ErrImageNeverPull")
 
     cluster.wait_until(

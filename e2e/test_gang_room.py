@@ -9,7 +9,7 @@ import pytest
 
 from e2e.cluster import Cluster
 from e2e.cluster.images import WORKER_IMAGE
-from e2e.support.job import GPU, Job
+from e2e.support.job import GPU, Job, condition_of
 
 pytestmark = pytest.mark.alone
 
@@ -20,10 +20,8 @@ def test_nothing_is_created_until_all_of_it_fits(cluster: Cluster, job: Job) -> 
     nodes = len(cluster.nodes)
     with occupied(cluster, job.namespace, cluster.nodes[-1]):
         job.apply(workers=nodes, accelerators=WHOLE_NODE, steps=10, step_seconds=0.05)
-        job.wait_for(
-            lambda _: job.condition("Admitted")["reason"] == "DoesNotFit", "the refusal", 20
-        )
-        message = job.condition("Admitted")["message"]
+        status = job.wait_reason("Admitted", "DoesNotFit", 20)
+        message = condition_of(status, "Admitted")["message"]
         assert f"needs {nodes} workers × {WHOLE_NODE} {GPU}; {nodes - 1} fit" in message
         assert f"{cluster.nodes[-1]} has 4 free" in message
         assert job.status()["phase"] == "Queued"

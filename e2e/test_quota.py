@@ -6,7 +6,7 @@ from typing import Any
 
 from e2e.cluster import Cluster
 from e2e.cluster.api import MERGE_PATCH
-from e2e.support.job import Job
+from e2e.support.job import Job, condition_of
 
 
 def test_the_half_gang_is_released_and_tried_again_until_the_quota_lets_it_in(
@@ -15,10 +15,8 @@ def test_the_half_gang_is_released_and_tried_again_until_the_quota_lets_it_in(
     quotas = f"/api/v1/namespaces/{job.namespace}/resourcequotas"
     cluster.api.call("POST", quotas, _quota(2))
     job.apply(workers=3, steps=10, step_seconds=0.05, spec={"recovery": {"backoffSeconds": 2}})
-    job.wait_for(
-        lambda _: job.condition("Admitted")["reason"] == "CreateRefused", "the refusal", 20
-    )
-    message = job.condition("Admitted")["message"]
+    status = job.wait_reason("Admitted", "CreateRefused", 20)
+    message = condition_of(status, "Admitted")["message"]
     assert "exceeded quota: two-thirds" in message
     assert "limited: pods=2" in message
     cluster.wait_until(lambda: not job.pods(), "the half gang to be released", 20, 0.05)

@@ -76,7 +76,7 @@ class Intruder:
     ) -> None:
         self.fire = Fire()
         self._port, self._context, self._loot = port, context, loot
-        self._seats = [seat for seat in seats if seat.token != loot.neighbour]
+        self._seats = seats
         self._turn = 0
         self._few = asyncio.Semaphore(CONCURRENT)
 
@@ -144,10 +144,16 @@ class Intruder:
         if name.removeprefix("a token ") in self._loot.tokens:
             return self._loot  # those are made for its victim
         self._turn += 1
-        seat = self._seats[self._turn % len(self._seats)]
-        if seat.slot == 1:  # the neighbour's
-            seat = self._seats[0]
-        return replace(self._loot, slot=seat.slot, incarnation=seat.incarnation, own=seat.token)
+        seat, other = (
+            self._seats[(self._turn + away) % len(self._seats)] for away in (0, WORKERS // 2)
+        )
+        return replace(
+            self._loot,
+            slot=seat.slot,
+            incarnation=seat.incarnation,
+            own=seat.token,
+            neighbour=other.token,
+        )
 
     async def _connect(self, source: str, tls: bool) -> Connection:
         return await asyncio.open_connection(
@@ -274,7 +280,7 @@ async def measure(plane: ControlPlane) -> dict[str, Any]:
     effects = abs(taken["Accepted"] - valid[200]) + abs(taken["Stale"] - fire.stale) + len(wrong)
     for line in [*wrong, *map(str, fire.unfired.items())]:
         say(f"WRONG: {line}")
-    say(f"the operator's own count: {dict(taken)}")
+    say(f"the operator's own count: {dict(taken)}; answers to valid reports: {dict(valid)}")
     return {
         "bench": "reports",
         "forged": fire.forged,

@@ -32,6 +32,9 @@ def _up(options: argparse.Namespace) -> None:
         options.nodes, options.provider, options.node_grace_seconds, options.gpus_per_node
     )
     print(f"export KUBECONFIG={cluster.kubeconfig}")
+    found = [binaries.find(name) for name in ("kubectl", "helm")]
+    folders = dict.fromkeys(str(program.parent) for program in found if program is not None)
+    print(f"export PATH={':'.join(folders)}:$PATH")
 
 
 def _down(_: argparse.Namespace) -> None:

@@ -39,6 +39,15 @@ class Step:
     sample: int | None
 
 
+def condition_of(status: Object, kind: str) -> Object:
+    """Return a condition of a status; with status "Unknown" where there is none yet."""
+    for one in status.get("conditions", []):
+        if one["type"] == kind:
+            found: Object = one
+            return found
+    return {"type": kind, "status": "Unknown", "reason": "", "message": ""}
+
+
 class Job:
     """One TrainingJob, by its name and namespace; `apply` makes it."""
 
@@ -164,11 +173,7 @@ class Job:
 
     def condition(self, kind: str) -> Object:
         """Return a condition of the status; with status "Unknown" where there is none yet."""
-        for one in self.status().get("conditions", []):
-            if one["type"] == kind:
-                found: Object = one
-                return found
-        return {"type": kind, "status": "Unknown", "reason": "", "message": ""}
+        return condition_of(self.status(), kind)
 
     def pods(self) -> list[Object]:
         """Return the job's pods in the order of their names."""
@@ -266,6 +271,18 @@ class Job:
                     f"{self}: waited {timeout_seconds:g} s for {what}, in vain; {brief(status)}"
                 )
             time.sleep(_POLL_SECONDS)
+
+    def wait_reason(self, kind: str, reason: str, timeout_seconds: float = 60) -> Object:
+        """Return the first status whose condition `kind` has this reason.
+
+        Raises:
+            WaitTimeoutError: none had it in time.
+        """
+        return self.wait_for(
+            lambda status: condition_of(status, kind)["reason"] == reason,
+            f"{kind} to have the reason {reason}",
+            timeout_seconds,
+        )
 
     def wait_phase(self, *phases: str, timeout_seconds: float = 60) -> Object:
         """Return the status once the phase is one of `phases`.

@@ -1,6 +1,6 @@
 """`make test`: lint, then every test that can run on this machine, on one cluster.
 
-The tests that need no cluster run beside those that do, with the lowest priority: the latter
+The tests that need no nodes run beside those that do, with the lowest priority: the latter
 wait for most of their time. What cannot run here is skipped, and pytest's summary at the end
 says what and why.
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,11 @@ SOME_FAILED = 1
 """pytest's exit status when tests ran and some of them failed."""
 MOST_RETRIED = 5
 """More failures than these are no accident of a busy machine."""
-WITHOUT_CLUSTER = ("tests", "--ignore=tests/contract")
+SWEEP = "tests/contract/test_sweep.py"
+BESIDE = (("tests", "--ignore=tests/contract"), (SWEEP,))
+"""Need no nodes, and run in the background."""
 WITH_CLUSTER = (
-    ("tests/contract",),
+    ("tests/contract", f"--ignore={SWEEP}"),
     ("e2e", "-m", "not alone", "-n", "3", "-v"),
     ("e2e", "-m", "alone"),
 )
@@ -41,26 +43,24 @@ def main() -> int:
     """Run everything and return the exit status: 0 only when nothing failed."""
     with step("lint"):
         lint = subprocess.run(["make", "lint"], cwd=REPOSITORY, check=False).returncode
+    tests = 0
     try:
-        with tempfile.TemporaryDirectory(prefix="goodput-tests-") as memory:
-            say("tests without a cluster begin, in the background")
-            beside = Run(WITHOUT_CLUSTER, Path(memory) / "without")
-            beside.start(LOWEST_PRIORITY)
-            tests = 0
-            try:
-                with shared_cluster():
-                    for number, what in enumerate(WITH_CLUSTER):
-                        say(f"tests with a cluster: {' '.join(what)}")
-                        run = Run(what, Path(memory) / f"with-{number}")
-                        try:
-                            run.start()
-                            tests = run.finish() or tests
-                        finally:
-                            run.stop()
-                say("tests without a cluster")
-                tests = beside.finish() or tests
-            finally:
-                beside.stop()
+        with tempfile.TemporaryDirectory(prefix="goodput-tests-") as memory, ExitStack() as end:
+            say("tests without nodes begin, in the background")
+            beside = [Run(what, Path(memory) / str(n)) for n, what in enumerate(BESIDE)]
+            for run in beside:
+                end.callback(run.stop)
+                run.start(LOWEST_PRIORITY)
+            with shared_cluster():
+                for number, what in enumerate(WITH_CLUSTER, len(BESIDE)):
+                    say(f"tests with a cluster: {' '.join(what)}")
+                    run = Run(what, Path(memory) / str(number))
+                    end.callback(run.stop)
+                    run.start()
+                    tests = run.finish() or tests
+            for run in beside:
+                say(f"tests without nodes: {' '.join(run.what)}")
+                tests = run.finish() or tests
     except ClusterError as failed:
         print(f"error: {failed}", file=sys.stderr)
         tests = 1
@@ -105,7 +105,7 @@ def is_up() -> bool:
 
 @dataclass
 class Run:
-    """pytest with these arguments; what failed is run once more, for others may use the machine.
+    """pytest over some folders; what failed is run once more, for others may use the machine.
 
     What passes only the second time is named: it is a bug in the test or in us all the same.
     """

@@ -55,7 +55,8 @@ class GangSpec(ApiModel):
     fixed, for clusters where an autoscaler or preemption must see the pods."""
     start_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 900
     """How long, in seconds, from the creation of the pods until all agents have connected. A
-    gang that takes longer is released, so that it blocks nobody, and tried again later."""
+    gang that takes longer is released, so that it blocks nobody, and tried again later; of an
+    elastic job those that have connected begin, where they are enough."""
 
 
 _directory_rules = rules(
@@ -110,8 +111,8 @@ class RecoverySpec(ApiModel):
     """How many of the training's own failures in a row, with no new step between them, fail the
     job. Counts only where the job's progress can be seen."""
     backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 5
-    """Seconds to wait before the second restart without progress; the first is immediate, and
-    each further one waits twice as long."""
+    """Seconds to wait before the second restart without progress, at least one; the first is
+    immediate, and each further one waits twice as long."""
     max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
     """The longest wait, in seconds, before a restart."""
 
@@ -329,8 +330,8 @@ class TrainingJobSpec(ApiModel):
     recovery: RecoverySpec = RecoverySpec()
     """How often, how soon and how long the job is brought back after a failure."""
     suspend: bool = False
-    """True ends the training and frees all its pods; false starts it again from the newest
-    checkpoint."""
+    """True ends the training, after a checkpoint where the training can be asked for one, and
+    frees all its pods; false starts it again from the newest checkpoint."""
     managed_by: Annotated[
         str, Field(min_length=1, max_length=63, json_schema_extra=_managed_by_rules)
     ] = names.MANAGED_BY

@@ -33,7 +33,12 @@ from goodput_operator.plan.reasons import (
     SUSPENDED,
     stop_revision,
 )
-from goodput_operator.plan.view import View, next_incarnation, with_condition
+from goodput_operator.plan.view import (
+    SHORTEST_BACKOFF_SECONDS,
+    View,
+    next_incarnation,
+    with_condition,
+)
 
 MAX_LINEAGE = 64
 MAX_EXCLUSIONS = 64
@@ -297,11 +302,15 @@ def start_failed(
 
 
 def backoff_seconds(policy: RecoverySpec, failures: int) -> int:
-    """Return the wait before the next try; the first is immediate, then it doubles."""
+    """Return the wait before the next try; the first is immediate, then it doubles.
+
+    However short the policy wants it, what fails again and again is not tried without a pause.
+    """
     if failures <= 1:
         return 0
     doublings = min(failures - 2, 32)  # past any cap
-    return int(min(policy.backoff_seconds * 2**doublings, policy.max_backoff_seconds))
+    wanted = min(policy.backoff_seconds * 2**doublings, policy.max_backoff_seconds)
+    return int(max(wanted, SHORTEST_BACKOFF_SECONDS))
 
 
 def made_progress(status: TrainingJobStatus, progress: GangProgress) -> bool:

@@ -23,6 +23,9 @@ from goodput_operator.observe.snapshot import JobSnapshot, Worker, reseat
 from goodput_operator.plan.members import ranked, wanted_size
 from goodput_operator.plan.reasons import PUBLISHED
 
+SHORTEST_BACKOFF_SECONDS = 1
+"""Between two failures, whatever the policy says: none would be a loop of API writes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -126,7 +129,8 @@ class View:
         was put back.
         """
         until = self.status.recovery.not_before
-        longest = timedelta(seconds=self.spec.recovery.max_backoff_seconds)
+        cap_seconds = max(self.spec.recovery.max_backoff_seconds, SHORTEST_BACKOFF_SECONDS)
+        longest = timedelta(seconds=cap_seconds)
         return until if until is not None and self.now < until <= self.now + longest else None
 
     def becomes(self, status: TrainingJobStatus) -> "View":

@@ -103,6 +103,24 @@ def test_the_back_off_doubles_from_the_second_failure_up_to_a_cap(failures, seco
     assert backoff_seconds(policy, failures) == seconds
 
 
+@pytest.mark.parametrize("longest", [0, 300])
+def test_what_fails_again_and_again_is_never_tried_without_a_pause(longest) -> None:
+    policy = RecoverySpec(backoff_seconds=0, max_backoff_seconds=longest)
+    assert [backoff_seconds(policy, failures) for failures in (1, 2, 40)] == [0, 1, 1]
+
+
+def test_a_gang_that_is_refused_waits_though_the_policy_wants_no_back_off(make_world) -> None:
+    world = make_world(1, recovery={"backoffSeconds": 0, "maxBackoffSeconds": 0})
+    world.agents_connect = False
+    world.settle()
+    for _ in range(2):
+        world.refusal = "exceeded quota"
+        world.settle()
+    assert world.pods == {}
+    world.pass_time(2)
+    assert len(world.pods) == 1
+
+
 def _fails(world) -> None:
     world.pods["job-1-0"]["status"] = {"phase": "Failed", "reason": "Error"}
 
