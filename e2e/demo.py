@@ -18,29 +18,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import yaml
-
 from e2e.cluster import Cluster, ClusterError, WaitTimeoutError, unavailable_reason
 from e2e.cluster.api import ApiError
-from e2e.cluster.images import WORKER_IMAGE, build_static_images, torch_site
-from e2e.cluster.paths import REPOSITORY
+from e2e.cluster.images import build_static_images, torch_site
+from e2e.support import char_gpt
 from e2e.support.evidence import collect
 from e2e.support.installation import NAMESPACE as OPERATOR_NAMESPACE
 from e2e.support.installation import Operator
-from e2e.support.job import GPU, Job, brief, merged, put_program
+from e2e.support.job import Job, Object, brief
 from e2e.support.suite import is_up
 
 NAMESPACE = "goodput-demo"
-EXAMPLE = REPOSITORY / "examples" / "char-gpt"
-NAME = "char-gpt"
 WORKERS = 4
 GPUS_PER_WORKER = 4
 """Two workers to a node of eight: the gang takes two nodes, and the third is the way out."""
 STEPS = 240
 CHECKPOINT_EVERY = 20
 _STEP_LINE = re.compile(r"step (\d+) loss ([\d.]+)")
-
-Object = dict[str, Any]
 
 
 def main() -> int:
@@ -59,12 +53,12 @@ def main() -> int:
 
 def play(cluster: Cluster, screen: Screen) -> None:
     """Apply the job, harm it twice, and show what it cost."""
-    job = Job(cluster, NAMESPACE, NAME)
+    job = Job(cluster, NAMESPACE, char_gpt.NAME)
     story = Story(job, screen)
     try:
         screen.chapter(f"a job of {WORKERS} workers with {GPUS_PER_WORKER} accelerators each")
         apply(job)
-        screen.line(f"kubectl apply -f examples/{NAME}/job.yaml")
+        screen.line(f"kubectl apply -f examples/{char_gpt.NAME}/job.yaml")
         story.follow(lambda status: step_of(status) >= 2 * CHECKPOINT_EVERY, 120)
         lose_a_process(job, story, screen)
         story.follow(lambda status: durable_of(status) >= 4 * CHECKPOINT_EVERY, 120)
@@ -152,24 +146,8 @@ def _clear(found: Cluster | None, screen: Screen) -> None:
 
 def apply(job: Job) -> None:
     """Create the example's job as it is committed, with what this cluster calls its own."""
-    body: Object = yaml.safe_load((EXAMPLE / "job.yaml").read_text())
-    job.checkpoints.mkdir(parents=True)
-    put_program(job.cluster, job.namespace, NAME, EXAMPLE)
-    body["spec"]["processesPerWorker"] = 1  # else as many as accelerators: too many for 2 cores
-    pod = body["spec"]["template"]["spec"]
-    pod["terminationGracePeriodSeconds"] = 5
-    trainer = pod["containers"][0]
-    trainer.update(
-        image=WORKER_IMAGE,
-        imagePullPolicy="Never",
-        args=[f"--steps={STEPS}", f"--checkpoint-every={CHECKPOINT_EVERY}"],
-    )
-    trainer["resources"] = merged(trainer["resources"], {"limits": {GPU: str(GPUS_PER_WORKER)}})
-    paths = {"site": torch_site(), "checkpoints": job.checkpoints}
-    for volume in pod["volumes"]:
-        if volume["name"] in paths:
-            volume["hostPath"] = {"path": str(paths[volume["name"]]), "type": "Directory"}
-    job.create(body)
+    arguments = [f"--steps={STEPS}", f"--checkpoint-every={CHECKPOINT_EVERY}"]
+    char_gpt.create(job, "job.yaml", arguments, GPUS_PER_WORKER)
 
 
 def lose_a_process(job: Job, story: Story, screen: Screen) -> None:
@@ -380,7 +358,7 @@ class Screen:
         self.chapter("to look further")
         self.text(
             f"  export KUBECONFIG={cluster.kubeconfig}\n"
-            f"  kubectl -n {NAMESPACE} describe gtj {NAME}\n"
+            f"  kubectl -n {NAMESPACE} describe gtj {char_gpt.NAME}\n"
             f"  kubectl -n {OPERATOR_NAMESPACE} logs -l app.kubernetes.io/name=goodput-operator\n"
             "  make cluster-down"
         )

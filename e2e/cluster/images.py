@@ -165,7 +165,7 @@ def torch_site() -> Path:
     Raises:
         ClusterError: pip failed.
     """
-    site = cache_dir() / f"site-torch-{TORCH_VERSION}"
+    site = _torch_path()
     if not site.exists():
         with locked(cache_dir() / "torch.lock", "installing torch", 3600):
             if not site.exists():
@@ -177,6 +177,16 @@ def torch_site() -> Path:
                     _compile(partial, "/opt/site")
                 partial.rename(site)
     return site
+
+
+def installed_torch() -> Path | None:
+    """Return what `torch_site` would, but None where that would have to be installed first."""
+    site = _torch_path()
+    return site if site.exists() else None
+
+
+def _torch_path() -> Path:
+    return cache_dir() / f"site-torch-{TORCH_VERSION}"
 
 
 def image_of(archive: Path) -> tuple[str, str]:
