@@ -25,6 +25,9 @@ COUNTER = REPOSITORY / "examples" / "counter"
 GPU = "nvidia.com/gpu"
 TRAINER = "counter.py"
 _PROGRAM = "counter"
+PATIENCE_SECONDS = 120.0
+"""How long a test waits for what must come, unless it says otherwise: longer than any of it takes
+on a machine that others use, too. What is promised in seconds is asserted for itself."""
 _POLL_SECONDS = 0.1
 
 
@@ -253,7 +256,7 @@ class Job:
     # Waiting ------------------------------------------------------------------------------
 
     def wait_for(
-        self, predicate: Callable[[Object], object], what: str, timeout_seconds: float = 60
+        self, predicate: Callable[[Object], object], what: str, timeout_seconds: float = PATIENCE_SECONDS
     ) -> Object:
         """Return the first status of which `predicate` is true.
 
@@ -272,7 +275,7 @@ class Job:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def wait_reason(self, kind: str, reason: str, timeout_seconds: float = 60) -> Object:
+    def wait_reason(self, kind: str, reason: str, timeout_seconds: float = PATIENCE_SECONDS) -> Object:
         """Return the first status whose condition `kind` has this reason.
 
         Raises:
@@ -284,7 +287,7 @@ class Job:
             timeout_seconds,
         )
 
-    def wait_phase(self, *phases: str, timeout_seconds: float = 60) -> Object:
+    def wait_phase(self, *phases: str, timeout_seconds: float = PATIENCE_SECONDS) -> Object:
         """Return the status once the phase is one of `phases`.
 
         Raises:
@@ -296,7 +299,7 @@ class Job:
             timeout_seconds,
         )
 
-    def wait_step(self, step: int, attempt: int = 1, timeout_seconds: float = 60) -> None:
+    def wait_step(self, step: int, attempt: int = 1, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Return once rank 0 of `attempt`, or of a later one, has printed `step` or a later one.
 
         The trainer's own output is looked at, not the status, which may be seconds older.
@@ -314,7 +317,7 @@ class Job:
             printed, f"step {step} of attempt {attempt} of {self}", timeout_seconds
         )
 
-    def wait_attempt(self, number: int, timeout_seconds: float = 60) -> Object:
+    def wait_attempt(self, number: int, timeout_seconds: float = PATIENCE_SECONDS) -> Object:
         """Return the status once attempt `number`, or a later one, runs on all workers.
 
         Raises:
