@@ -189,6 +189,7 @@ class ControlPlane:
             "--max-requests-inflight=800",
             "--max-mutating-requests-inflight=400",
             "--runtime-config=scheduling.k8s.io/v1beta1=true",
+            "--enable-aggregator-routing",  # this host has no route to the addresses of Services
             _GATES,
         ]
 
@@ -207,6 +208,7 @@ class ControlPlane:
             f"--cluster-signing-key-file={self.pki.path('ca.key')}",
             f"--service-cluster-ip-range={SERVICE_RANGE}",
             "--node-monitor-period=1s",
+            "--horizontal-pod-autoscaler-sync-period=2s",
             f"--node-monitor-grace-period={node_grace_seconds}s",
             "--kube-api-qps=200",
             "--kube-api-burst=400",

@@ -256,7 +256,10 @@ class Job:
     # Waiting ------------------------------------------------------------------------------
 
     def wait_for(
-        self, predicate: Callable[[Object], object], what: str, timeout_seconds: float = PATIENCE_SECONDS
+        self,
+        predicate: Callable[[Object], object],
+        what: str,
+        timeout_seconds: float = PATIENCE_SECONDS,
     ) -> Object:
         """Return the first status of which `predicate` is true.
 
@@ -275,7 +278,9 @@ class Job:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def wait_reason(self, kind: str, reason: str, timeout_seconds: float = PATIENCE_SECONDS) -> Object:
+    def wait_reason(
+        self, kind: str, reason: str, timeout_seconds: float = PATIENCE_SECONDS
+    ) -> Object:
         """Return the first status whose condition `kind` has this reason.
 
         Raises:
@@ -299,7 +304,9 @@ class Job:
             timeout_seconds,
         )
 
-    def wait_step(self, step: int, attempt: int = 1, timeout_seconds: float = PATIENCE_SECONDS) -> None:
+    def wait_step(
+        self, step: int, attempt: int = 1, timeout_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         """Return once rank 0 of `attempt`, or of a later one, has printed `step` or a later one.
 
         The trainer's own output is looked at, not the status, which may be seconds older.
