@@ -38,8 +38,7 @@ def test_it_goes_on_from_shards_of_another_size_with_the_loss_of_one_that_never_
     char_gpt.create(
         steady, "job-elastic.yaml", ARGUMENTS, 1, environment=SMALL, spec={"workers": 2}
     )
-    sharded = [*ARGUMENTS, "--fully-shard"]
-    char_gpt.create(resized, "job-elastic.yaml", sharded, 1, environment=SMALL)
+    char_gpt.create(resized, "job-elastic.yaml", ARGUMENTS, 1, environment=SMALL)
     assert resized.wait_phase("Running")["elastic"]["legalSizes"] == [2, 4, 8]
     wait_step(resized, 60)
     cluster.kubectl("scale", "gtj", resized.name, "-n", namespace, "--replicas=2")

@@ -2,8 +2,8 @@
 
 The global batch stays the same on any number of ranks, so the loss goes on where it was. So does
 a checkpoint: torch's distributed format lets each size read what another has written.
-With --tensor-parallel each replica of the model is split over so many ranks, with --fully-shard
-the replicas share weights and moments among them (FSDP2).
+With --fully-shard the replicas share weights and moments among them (FSDP2 in place of DDP), with
+--tensor-parallel each replica is split over so many ranks, too.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     if world_size > 1:
         shape = (replicas, options.tensor_parallel)
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=("data", "tensor"))
-        model = distribute(model, mesh, options.fully_shard)
+        model = distribute(model, mesh, options.fully_shard or options.tensor_parallel > 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate)
 
     weights, moments = get_state_dict(model, optimizer)
@@ -84,13 +84,12 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
 
 def distribute(model: CharGPT, mesh: DeviceMesh, sharded: bool) -> nn.Module:
     """Split each layer's thinking over the tensor ranks, and the batch over the replicas."""
-    if mesh["tensor"].size() > 1:
-        for block in model.blocks:
-            plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
-            parallelize_module(block, mesh["tensor"], plan)
     if not sharded:
         return DistributedDataParallel(model, device_mesh=mesh["data"])
     for block in model.blocks:
+        if mesh["tensor"].size() > 1:
+            plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+            parallelize_module(block, mesh["tensor"], plan)
         fully_shard(block, mesh=mesh["data"])
     fully_shard(model, mesh=mesh["data"])
     return model
