@@ -65,6 +65,7 @@ class Finding:
         charged: it is the user's own fault, so the user's budget pays.
         requeue: trying again makes sense.
         killed: from outside, by SIGKILL: no peer's failure explains it, but it explains theirs.
+        rank: the training process that failed, where it is one.
     """
 
     kind: Kind
@@ -76,6 +77,7 @@ class Finding:
     charged: bool = False
     requeue: bool = True
     killed: bool = False
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,6 +506,7 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
                 charged=True,
                 requeue=first.exit_code != EXIT_CODE_DO_NOT_REQUEUE,
                 killed=first.signal == SIGKILL,
+                rank=first.rank,
             )
         )
     # A worker that asks not to be tried again is the cause, whoever failed of it first. So is one

@@ -51,6 +51,8 @@ class Account:
     Attributes:
         weight: accelerators that do what is accounted for.
         missing: further ones that are wanted and not there; their time is `degraded`.
+        payer: the attempt whose incident pays for what is added to a bucket; None: nobody does.
+        prices: what has been paid for so far, by attempt and bucket.
     """
 
     weight: int
@@ -58,6 +60,8 @@ class Account:
     missing: int = 0
     buckets: dict[Bucket, int] = field(default_factory=dict)
     unsettled: int = 0
+    payer: int | None = None
+    prices: dict[int, dict[Bucket, int]] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -84,12 +88,12 @@ class Account:
         for span in spans:
             if self.missing:
                 lacking = self._milliseconds(self.until, span.until) * self.missing
-                self.buckets[Bucket.DEGRADED] = self.buckets.get(Bucket.DEGRADED, 0) + lacking
+                self._put(Bucket.DEGRADED, lacking)
             cost = self._advance(span.until)
             if span.bucket is None:
                 self.unsettled += cost
             else:
-                self.buckets[span.bucket] = self.buckets.get(span.bucket, 0) + cost
+                self._put(span.bucket, cost)
 
     def settle(
         self,
@@ -108,7 +112,7 @@ class Account:
         rest = 0
         if worked_until is not None:
             rest = min(self.unsettled, self._cost(worked_until, ended_at or self.until))
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + self.unsettled - rest
+        self._put(bucket, self.unsettled - rest)
         self.unsettled = rest
 
     def reclassify_tail(
@@ -123,7 +127,7 @@ class Account:
         """
         tail = min(self.unsettled, self._cost(since, ended_at or self.until))
         self.unsettled -= tail
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + tail
+        self._put(bucket, tail)
 
     def close(self, accelerators: int) -> LedgerStatus:
         """Return the ledger to persist, its buckets in their one order.
@@ -139,6 +143,12 @@ class Account:
             accelerators=accelerators,
             accounted_until=self.until,
         )
+
+    def _put(self, bucket: Bucket, amount: int) -> None:
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + amount
+        if self.payer is not None and amount and bucket is not Bucket.PRODUCTIVE:
+            price = self.prices.setdefault(self.payer, {})
+            price[bucket] = price.get(bucket, 0) + amount
 
     def _advance(self, until: datetime) -> int:
         cost = self._cost(self.until, until)

@@ -14,6 +14,7 @@ from goodput_operator.api.status import (
 from goodput_operator.diagnose.examine import GangProgress
 from goodput_operator.ledger.accounting import Account, Span
 from goodput_operator.plan.attempt import is_newer
+from goodput_operator.plan.incidents import Prices, open_incident, shrinking_incident
 from goodput_operator.plan.reasons import PLANNED, PUBLISHED, SUSPENDED
 from goodput_operator.plan.view import View, is_finished, is_true
 
@@ -26,10 +27,15 @@ def account_for(
     ended: AttemptStatus | None,
     progress: GangProgress,
     view: View,
-) -> LedgerStatus:
-    """Account for the time since the last write by what `before` says of it."""
+) -> tuple[LedgerStatus, Prices]:
+    """Account for the time since the last write by what `before` says of it.
+
+    Returns the ledger, and which incident's fault how much of what was added is. From the fault to
+    the first step of the next attempt that is all of it but work; later only the time of workers
+    that are missing since a shrink.
+    """
     if is_finished(before):
-        return before.ledger
+        return before.ledger, {}
     attempt, counted = before.attempt, _counted(before, view)
     training = view.accelerators * sum(1 for slot in before.slots if slot.rank >= 0)
     if attempt is None or attempt.state not in PUBLISHED or view.spec.elastic is None:
@@ -37,15 +43,24 @@ def account_for(
     account = Account.open(
         before.ledger, training, view.snapshot.created_at, missing=max(0, counted - training)
     )
-    next_counted = _to_count(view)
     if attempt is None or attempt.state not in PUBLISHED:
-        account.add([Span(view.now, _idle_bucket(before))])
-        return account.close(next_counted)
-    if attempt.state is AttemptState.STOPPING:
+        bucket = _idle_bucket(before)
+        account.payer = _payer_of_idleness(before, bucket)
+        account.add([Span(view.now, bucket)])
+    elif attempt.state is AttemptState.STOPPING:
+        account.payer = attempt.number
         _account_for_stopping(account, before, after, ended or attempt, progress, view)
     else:
         _account_for_training(account, before, after, ended or attempt, progress, view)
-    return account.close(next_counted)
+    return account.close(_to_count(view)), account.prices
+
+
+def _payer_of_idleness(before: TrainingJobStatus, bucket: Bucket) -> int | None:
+    """Return whose fault it is that nothing runs: a suspension is that of no earlier fault."""
+    incident = open_incident(before)
+    if incident is None or (bucket is Bucket.SUSPENDED and incident.reason != SUSPENDED):
+        return None
+    return incident.attempt
 
 
 def _to_count(view: View) -> int:
@@ -81,10 +96,17 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     running_at = attempt.running_at
     recovering = is_true(before, ConditionType.RECOVERING) or _resizing(before)
     start = Bucket.RECOVERY if recovering else Bucket.STARTUP
+    interruption, shrinking = open_incident(before), shrinking_incident(before)
+    account.payer = interruption.attempt if interruption else None
     account.add([Span(min(running_at or end, end), start)])
     if running_at is not None:
-        account.add(_training_spans(attempt, progress, end))
+        *before_work, work = _training_spans(attempt, progress, end)
+        account.add(before_work)
+        account.payer = shrinking.attempt if shrinking else None
+        account.add([work])
+        account.payer = None
         _settle_commits(account, before.checkpoint, progress, None)
+    account.payer = None
     if succeeded:
         account.settle(Bucket.PRODUCTIVE)
         account.add([Span(now, Bucket.PRODUCTIVE)])
@@ -92,6 +114,7 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     if attempt.ended_at is None:
         return
     planned = attempt.reason in PLANNED
+    account.payer = attempt.number
     if not planned:
         account.reclassify_tail(end, Bucket.DETECTION)
     _settle_loss(account, before, after, attempt, progress)

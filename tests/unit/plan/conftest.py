@@ -41,6 +41,8 @@ from goodput_operator.plan.decide import Plan, decide
 from goodput_operator.plan.view import Timing, find_condition
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+LOSSES = (Bucket.LOST_WORK, Bucket.DETECTION, Bucket.RECOVERY, Bucket.UNKNOWN)
+"""What only an interruption can cost."""
 
 
 @dataclass
@@ -286,6 +288,16 @@ class World:
         assert until is not None
         wall = (until - CREATED) // timedelta(milliseconds=1)
         assert total(self.status.ledger) == wall * self.spec["workers"]
+
+    def assert_prices_sum(self) -> None:
+        """The incidents' prices are the losses; of other buckets they are no more than is there."""
+        ledger = self.status.ledger
+        prices = [one.accelerator_milliseconds for one in self.status.incidents]
+        prices.append(ledger.earlier_incidents_milliseconds)
+        for bucket in Bucket:
+            paid = sum(price.get(bucket, 0) for price in prices)
+            spent = ledger.accelerator_milliseconds.get(bucket, 0)
+            assert paid == spent if bucket in LOSSES else paid <= spent, bucket
 
     # --- inside -------------------------------------------------------------------------
 
