@@ -197,6 +197,27 @@ class Batches:
                 )
 
 
+def watched(loader: Iterable[Sample]) -> Iterator[Sample]:
+    """Yield what `loader` yields, and count for how long the training stands waiting for it.
+
+    ```python
+    for batch in watched(loader):
+        train(batch)
+    ```
+
+    What a loader prepares while the training computes is not waited for, and so not counted. The
+    operator's ledger has the rest as `data_stall`, from the first step on.
+    """
+    told, rows = session.current(), iter(loader)
+    while True:
+        with told.stalled(session.DATA):
+            try:
+                one = next(rows)
+            except StopIteration:
+                return
+        yield one
+
+
 def permuted(place: int, samples: int, key: Iterable[int]) -> int:
     """Return where `place` of range(samples) lies in the permutation that `key` stands for.
 

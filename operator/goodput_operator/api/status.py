@@ -292,6 +292,8 @@ class Bucket(StrEnum):
     POD_START = "pod_start"
     STARTUP = "startup"
     RESTORE = "restore"
+    CHECKPOINT_STALL = "checkpoint_stall"
+    DATA_STALL = "data_stall"
     DEGRADED = "degraded"
     LOST_WORK = "lost_work"
     DETECTION = "detection"
@@ -383,6 +385,10 @@ class LedgerStatus(ApiModel):
     """How many accelerators are counted at present."""
     accounted_until: Time | None = None
     """Time up to here is in the ledger."""
+    stalled_attempt: Count = 0
+    """The attempt that stalledMilliseconds speaks of."""
+    stalled_milliseconds: dict[Bucket, Count] = Field(default_factory=dict)
+    """For how long its training has stood still, in all, as far as that is in the ledger."""
     earlier_incidents_milliseconds: dict[Bucket, Count] = Field(default_factory=dict)
     """The price of the incidents that status.incidents has no room for any more. With theirs it
     is all of detection, recovery, lost_work and unknown, and of other buckets what interruptions

@@ -10,6 +10,8 @@ The borders, each with its reason:
 - `startup`: from the published world to the first finished step, less `restore`, which is
   what the trainer itself calls so. Without any sign of progress it ends when all processes
   have been started, because nobody can tell later.
+- `checkpoint_stall`, `data_stall`: from the first step on, the time for which the trainer says
+  that it has stood in saving a checkpoint, or waiting for data.
 - then work is *unsettled*: `productive` as soon as a durable commit covers it (or the job
   succeeds), `lost_work` when its attempt dies first. That is settled when the attempt is closed:
   until then agents may tell of commits from before the fault. Where the trainer shows no
@@ -26,7 +28,7 @@ whichever are more, as the last write of the status has it: a change counts from
 tells of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -62,6 +64,8 @@ class Account:
     unsettled: int = 0
     payer: int | None = None
     prices: dict[int, dict[Bucket, int]] = field(default_factory=dict)
+    stalled_attempt: int = 0
+    stalled: dict[Bucket, int] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -81,6 +85,8 @@ class Account:
             until=truncate(status.accounted_until or created_at),
             buckets=dict(status.accelerator_milliseconds),
             unsettled=status.unsettled_milliseconds,
+            stalled_attempt=status.stalled_attempt,
+            stalled=dict(status.stalled_milliseconds),
         )
 
     def add(self, spans: Iterable[Span]) -> None:
@@ -95,11 +101,29 @@ class Account:
             else:
                 self._put(span.bucket, cost)
 
+    def stall(self, attempt: int, totals: Mapping[Bucket, int]) -> None:
+        """Move the time for which training stood still out of the unsettled work.
+
+        Args:
+            attempt: whose training it is.
+            totals: milliseconds by bucket, counted from the attempt's beginning on. What was moved
+                before is not moved again.
+        """
+        if attempt != self.stalled_attempt:
+            self.stalled_attempt, self.stalled = attempt, {}
+        for bucket, milliseconds in totals.items():
+            new = max(0, milliseconds - self.stalled.get(bucket, 0))
+            moved = min(self.unsettled, new * self.weight)
+            self.unsettled -= moved
+            self._put(bucket, moved)
+            self.stalled[bucket] = self.stalled.get(bucket, 0) + new
+
     def settle(
         self,
         bucket: Bucket,
         worked_until: datetime | None = None,
         ended_at: datetime | None = None,
+        stalled_since: int = 0,
     ) -> None:
         """Move unsettled work into `bucket`.
 
@@ -108,10 +132,12 @@ class Account:
             worked_until: only work done before this moment; None for all of it.
             ended_at: when the unsettled work came to its end; None while it goes on: it is
                 counted back from the present end of the account then.
+            stalled_since: milliseconds for which training stood still after `worked_until`.
         """
         rest = 0
         if worked_until is not None:
-            rest = min(self.unsettled, self._cost(worked_until, ended_at or self.until))
+            after = self._cost(worked_until, ended_at or self.until) - stalled_since * self.weight
+            rest = min(self.unsettled, max(0, after))
         self._put(bucket, self.unsettled - rest)
         self.unsettled = rest
 
@@ -142,6 +168,8 @@ class Account:
             unsettled_milliseconds=self.unsettled,
             accelerators=accelerators,
             accounted_until=self.until,
+            stalled_attempt=self.stalled_attempt,
+            stalled_milliseconds={one: amount for one, amount in self.stalled.items() if amount},
         )
 
     def _put(self, bucket: Bucket, amount: int) -> None:

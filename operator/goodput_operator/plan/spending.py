@@ -105,7 +105,7 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
         account.payer = shrinking.attempt if shrinking else None
         account.add([work])
         account.payer = None
-        _settle_commits(account, before.checkpoint, progress, None)
+        _settle_commits(account, before.checkpoint, progress, attempt.number, None)
     account.payer = None
     if succeeded:
         account.settle(Bucket.PRODUCTIVE)
@@ -133,10 +133,13 @@ def _account_for_stopping(  # noqa: PLR0917 – as above
 
     Where a truer cause has come to light, what followed it was no work either.
     """
+    account.payer = attempt.number
     known = before.attempt.ended_at if before.attempt else None
     if known is not None and attempt.ended_at is not None and attempt.reason not in PLANNED:
         account.reclassify_tail(attempt.ended_at, Bucket.DETECTION, ended_at=known)
-    _settle_commits(account, before.checkpoint, progress, attempt.ended_at)
+    account.payer = None
+    _settle_commits(account, before.checkpoint, progress, attempt.number, attempt.ended_at)
+    account.payer = attempt.number
     _settle_loss(account, before, after, attempt, progress)
     bucket = Bucket.SUSPENDED if attempt.reason == SUSPENDED else Bucket.RECOVERY
     account.add([Span(view.now, bucket)])
@@ -173,20 +176,34 @@ def _settle_commits(
     account: Account,
     checkpoint: CheckpointStatus,
     progress: GangProgress,
+    attempt: int,
     ended_at: datetime | None,
 ) -> None:
     """Settle the work that commits cover which `checkpoint` does not know of yet.
+
+    Before that the time in which training stood still is taken out of it.
 
     Args:
         account: what is settled.
         checkpoint: as the last write of the status has it.
         progress: what the gang has said since.
+        attempt: of whose work it has.
         ended_at: when the work ended, None while it goes on.
     """
+    stalls = {
+        Bucket.CHECKPOINT_STALL: progress.checkpoint_stall_milliseconds,
+        Bucket.DATA_STALL: progress.data_stall_milliseconds,
+    }
+    account.stall(attempt, stalls)
     committed = progress.committed
     if committed is not None and progress.committed_step_at is not None:
         if is_newer(committed, checkpoint):
-            account.settle(Bucket.PRODUCTIVE, progress.committed_step_at, ended_at)
+            account.settle(
+                Bucket.PRODUCTIVE,
+                progress.committed_step_at,
+                ended_at,
+                progress.stalled_since_commit_milliseconds,
+            )
     elif progress.tracker_step is not None and (
         checkpoint.last_durable_step is None or progress.tracker_step > checkpoint.last_durable_step
     ):

@@ -179,8 +179,19 @@ class World:
         newest = max(pods, key=lambda pod: int(pod["metadata"]["name"].rsplit("-", 1)[1]))
         return self.agents[newest["metadata"]["uid"]]
 
-    def train(self, step: int, *, seconds_per_step: float = 1.0, commit: int | None = None) -> None:
-        """All ranks finish `step` now; optionally the commit of an earlier step is published."""
+    def train(
+        self,
+        step: int,
+        *,
+        seconds_per_step: float = 1.0,
+        commit: int | None = None,
+        stalled_seconds: tuple[float, float] = (0, 0),
+    ) -> None:
+        """All ranks finish `step` now; optionally the commit of an earlier step is published.
+
+        `stalled_seconds`: for how long training has stood still so far, for checkpoints and data.
+        """
+        checkpoint_ms, data_ms = (int(seconds * 1000) for seconds in stalled_seconds)
         for agent in self.agents.values():
             if agent.run is None or agent.run.alive == 0 or agent.silent:
                 continue
@@ -193,12 +204,15 @@ class World:
                 step=step,
                 step_at=self._clock(),
                 step_milliseconds=int(seconds_per_step * 1000),
+                checkpoint_stall_milliseconds=checkpoint_ms or None,
+                data_stall_milliseconds=data_ms or None,
             )
             if commit is not None:
                 progress = replace(
                     progress,
                     committed=Commit(agent.run.attempt, commit),
                     committed_step_at=self._clock(),
+                    committed_stall_milliseconds=checkpoint_ms + data_ms,
                 )
             agent.run = replace(agent.run, progress=progress)
             self._heartbeat(agent)
