@@ -675,8 +675,8 @@ _ALL = (
         "span-counted-twice",
         "a span of time is added to the ledger at each write",
         ACCOUNTING,
-        "until=truncate(status.accounted_until or created_at),",
-        "until=truncate(created_at),",
+        "until=_milliseconds(status.accounted_until or created_at),",
+        "until=_milliseconds(created_at),",
         "tests/unit/plan/test_life.py::test_work_becomes_productive_with_the_commit_that_covers_it",
     ),
     _bug(

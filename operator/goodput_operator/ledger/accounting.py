@@ -29,12 +29,13 @@ tells of it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
-from goodput_operator.api.base import truncate
 from goodput_operator.api.status import Bucket, LedgerStatus
+from goodput_operator.ledger.tally import Tally
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -46,26 +47,13 @@ class Span:
     bucket: Bucket | None
 
 
-@dataclass(slots=True)
 class Account:
-    """A ledger that is being written: buckets in accelerator-milliseconds.
+    """A ledger that is being written: a tally whose times are moments."""
 
-    Attributes:
-        weight: accelerators that do what is accounted for.
-        missing: further ones that are wanted and not there; their time is `degraded`.
-        payer: the attempt whose incident pays for what is added to a bucket; None: nobody does.
-        prices: what has been paid for so far, by attempt and bucket.
-    """
-
-    weight: int
-    until: datetime
-    missing: int = 0
-    buckets: dict[Bucket, int] = field(default_factory=dict)
-    unsettled: int = 0
-    payer: int | None = None
-    prices: dict[int, dict[Bucket, int]] = field(default_factory=dict)
-    stalled_attempt: int = 0
-    stalled: dict[Bucket, int] = field(default_factory=dict)
+    def __init__(self, tally: Tally, stalled_attempt: int, stalled: dict[Bucket, int]) -> None:
+        self._tally = tally
+        self._stalled_attempt = stalled_attempt
+        self._stalled = stalled
 
     @classmethod
     def open(
@@ -75,31 +63,32 @@ class Account:
 
         Args:
             status: what was persisted.
-            weight: accelerators of the whole gang; its workers where there are none.
+            weight: accelerators that do what is accounted for.
             created_at: the job's creation.
-            missing: see the class.
+            missing: further ones that are wanted and not there; their time is `degraded`.
         """
-        return cls(
+        tally = Tally(
             weight=weight,
+            until=_milliseconds(status.accounted_until or created_at),
             missing=missing,
-            until=truncate(status.accounted_until or created_at),
             buckets=dict(status.accelerator_milliseconds),
             unsettled=status.unsettled_milliseconds,
-            stalled_attempt=status.stalled_attempt,
-            stalled=dict(status.stalled_milliseconds),
         )
+        return cls(tally, status.stalled_attempt, dict(status.stalled_milliseconds))
+
+    @property
+    def prices(self) -> Mapping[int, Mapping[Bucket, int]]:
+        """What incidents have to pay for, by the attempt that they ended, and by bucket."""
+        return self._tally.prices
+
+    def charge(self, attempt: int | None) -> None:
+        """Let the incident that ended `attempt` pay from now on; None: nobody."""
+        self._tally.payer = attempt
 
     def add(self, spans: Iterable[Span]) -> None:
         """Add spans in order of time; what lies before the last is not counted again."""
         for span in spans:
-            if self.missing:
-                lacking = self._milliseconds(self.until, span.until) * self.missing
-                self._put(Bucket.DEGRADED, lacking)
-            cost = self._advance(span.until)
-            if span.bucket is None:
-                self.unsettled += cost
-            else:
-                self._put(span.bucket, cost)
+            self._tally.add(_milliseconds(span.until), span.bucket)
 
     def stall(self, attempt: int, totals: Mapping[Bucket, int]) -> None:
         """Move the time for which training stood still out of the unsettled work.
@@ -109,14 +98,13 @@ class Account:
             totals: milliseconds by bucket, counted from the attempt's beginning on. What was moved
                 before is not moved again.
         """
-        if attempt != self.stalled_attempt:
-            self.stalled_attempt, self.stalled = attempt, {}
+        if attempt != self._stalled_attempt:
+            self._stalled_attempt, self._stalled = attempt, {}
         for bucket, milliseconds in totals.items():
-            new = max(0, milliseconds - self.stalled.get(bucket, 0))
-            moved = min(self.unsettled, new * self.weight)
-            self.unsettled -= moved
-            self._put(bucket, moved)
-            self.stalled[bucket] = self.stalled.get(bucket, 0) + new
+            known = self._stalled.get(bucket, 0)
+            if milliseconds > known:
+                self._tally.move((milliseconds - known) * self._tally.weight, bucket)
+                self._stalled[bucket] = milliseconds
 
     def settle(
         self,
@@ -136,10 +124,8 @@ class Account:
         """
         rest = 0
         if worked_until is not None:
-            after = self._cost(worked_until, ended_at or self.until) - stalled_since * self.weight
-            rest = min(self.unsettled, max(0, after))
-        self._put(bucket, self.unsettled - rest)
-        self.unsettled = rest
+            rest = self._work_since(worked_until, ended_at) - stalled_since * self._tally.weight
+        self._tally.move(self._tally.unsettled - max(0, rest), bucket)
 
     def reclassify_tail(
         self, since: datetime, bucket: Bucket, ended_at: datetime | None = None
@@ -151,9 +137,7 @@ class Account:
             bucket: what it was instead.
             ended_at: see `settle`.
         """
-        tail = min(self.unsettled, self._cost(since, ended_at or self.until))
-        self.unsettled -= tail
-        self._put(bucket, tail)
+        self._tally.move(self._work_since(since, ended_at), bucket)
 
     def close(self, accelerators: int) -> LedgerStatus:
         """Return the ledger to persist, its buckets in their one order.
@@ -161,35 +145,26 @@ class Account:
         Args:
             accelerators: how many are to be counted from now on.
         """
+        tally = self._tally
         return LedgerStatus(
             accelerator_milliseconds={
-                bucket: self.buckets[bucket] for bucket in Bucket if self.buckets.get(bucket)
+                bucket: tally.buckets[bucket] for bucket in Bucket if tally.buckets.get(bucket)
             },
-            unsettled_milliseconds=self.unsettled,
+            unsettled_milliseconds=tally.unsettled,
             accelerators=accelerators,
-            accounted_until=self.until,
-            stalled_attempt=self.stalled_attempt,
-            stalled_milliseconds={one: amount for one, amount in self.stalled.items() if amount},
+            accounted_until=EPOCH + tally.until * MILLISECOND,
+            stalled_attempt=self._stalled_attempt,
+            stalled_milliseconds=self._stalled,
         )
 
-    def _put(self, bucket: Bucket, amount: int) -> None:
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + amount
-        if self.payer is not None and amount and bucket is not Bucket.PRODUCTIVE:
-            price = self.prices.setdefault(self.payer, {})
-            price[bucket] = price.get(bucket, 0) + amount
+    def _work_since(self, moment: datetime, ended_at: datetime | None) -> int:
+        end = self._tally.until if ended_at is None else _milliseconds(ended_at)
+        return (end - _milliseconds(moment)) * self._tally.weight
 
-    def _advance(self, until: datetime) -> int:
-        cost = self._cost(self.until, until)
-        self.until = max(self.until, truncate(until))
-        return cost
 
-    def _cost(self, begin: datetime, end: datetime) -> int:
-        """Return whole milliseconds × weight; both ends are cut alike, so that sums stay exact."""
-        return self._milliseconds(begin, end) * self.weight
-
-    @staticmethod
-    def _milliseconds(begin: datetime, end: datetime) -> int:
-        return max(0, (truncate(end) - truncate(begin)) // MILLISECOND)
+def _milliseconds(moment: datetime) -> int:
+    """Return whole milliseconds; all moments are cut alike, so that sums stay exact."""
+    return (moment - EPOCH) // MILLISECOND
 
 
 def total(ledger: LedgerStatus) -> int:

@@ -45,10 +45,10 @@ def account_for(
     )
     if attempt is None or attempt.state not in PUBLISHED:
         bucket = _idle_bucket(before)
-        account.payer = _payer_of_idleness(before, bucket)
+        account.charge(_payer_of_idleness(before, bucket))
         account.add([Span(view.now, bucket)])
     elif attempt.state is AttemptState.STOPPING:
-        account.payer = attempt.number
+        account.charge(attempt.number)
         _account_for_stopping(account, before, after, ended or attempt, progress, view)
     else:
         _account_for_training(account, before, after, ended or attempt, progress, view)
@@ -97,16 +97,16 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     recovering = is_true(before, ConditionType.RECOVERING) or _resizing(before)
     start = Bucket.RECOVERY if recovering else Bucket.STARTUP
     interruption, shrinking = open_incident(before), shrinking_incident(before)
-    account.payer = interruption.attempt if interruption else None
+    account.charge(interruption.attempt if interruption else None)
     account.add([Span(min(running_at or end, end), start)])
     if running_at is not None:
         *before_work, work = _training_spans(attempt, progress, end)
         account.add(before_work)
-        account.payer = shrinking.attempt if shrinking else None
+        account.charge(shrinking.attempt if shrinking else None)
         account.add([work])
-        account.payer = None
+        account.charge(None)
         _settle_commits(account, before.checkpoint, progress, attempt.number, None)
-    account.payer = None
+    account.charge(None)
     if succeeded:
         account.settle(Bucket.PRODUCTIVE)
         account.add([Span(now, Bucket.PRODUCTIVE)])
@@ -114,7 +114,7 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     if attempt.ended_at is None:
         return
     planned = attempt.reason in PLANNED
-    account.payer = attempt.number
+    account.charge(attempt.number)
     if not planned:
         account.reclassify_tail(end, Bucket.DETECTION)
     _settle_loss(account, before, after, attempt, progress)
@@ -133,13 +133,13 @@ def _account_for_stopping(  # noqa: PLR0917 – as above
 
     Where a truer cause has come to light, what followed it was no work either.
     """
-    account.payer = attempt.number
+    account.charge(attempt.number)
     known = before.attempt.ended_at if before.attempt else None
     if known is not None and attempt.ended_at is not None and attempt.reason not in PLANNED:
         account.reclassify_tail(attempt.ended_at, Bucket.DETECTION, ended_at=known)
-    account.payer = None
+    account.charge(None)
     _settle_commits(account, before.checkpoint, progress, attempt.number, attempt.ended_at)
-    account.payer = attempt.number
+    account.charge(attempt.number)
     _settle_loss(account, before, after, attempt, progress)
     bucket = Bucket.SUSPENDED if attempt.reason == SUSPENDED else Bucket.RECOVERY
     account.add([Span(view.now, bucket)])

@@ -187,7 +187,7 @@ def test_a_commit_settles_all_work_before_it_though_its_saving_stood_still() -> 
 def test_who_pays_is_told_apart_from_what_nobody_pays() -> None:
     account = fresh(1)
     account.add([Span(at(1), Bucket.STARTUP)])
-    account.payer = 3
+    account.charge(3)
     account.add([Span(at(3), Bucket.DETECTION), Span(at(4), None)])
     account.settle(Bucket.LOST_WORK)
     account.add([Span(at(5), Bucket.PRODUCTIVE)])
