@@ -124,7 +124,7 @@ def in_words(incident: Incident) -> str:
     begin, step, end = incident.fault_at, incident.first_step_at, incident.caught_up_at
     parts = [f"attempt {incident.attempt} ended ({incident.reason})"]
     if step is not None:
-        parts.append(f"the first step came {_seconds(step - begin)} s after the fault")
+        parts.append(f"the first step came {_seconds(step - begin)} s later")
     if end is not None:
         parts.append(f"all was as before after {_seconds(end - begin)} s")
     if incident.steps_lost:
@@ -287,8 +287,8 @@ def _alternatives(incident: Incident, after: TrainingJobStatus, view: View) -> s
     policy, recovery = view.spec.recovery, after.recovery
     said = []
     if view.spec.elastic is not None and not incident.planned:
-        sizes = ", ".join(str(one) for one in view.sizes if one < view.wanted)
-        said.append(f"it may go on smaller ({sizes})" if sizes else "no smaller size is legal")
+        least = min(view.sizes, default=view.wanted)
+        said.append(f"it may go on with as few as {least}" if least < view.wanted else "")
     elif not incident.planned:
         said.append("the size is fixed, so it does not go on smaller")
     if incident.charged:
@@ -302,7 +302,7 @@ def _alternatives(incident: Incident, after: TrainingJobStatus, view: View) -> s
     until = recovery.not_before
     if until is not None and until > view.now:
         said.append(f"backing off until {format_time(until)}")
-    return "".join(f"; {one}" for one in said)
+    return "".join(f"; {one}" for one in said if one)
 
 
 def _resized(
@@ -343,7 +343,9 @@ def _followed(incident: Incident, attempt: AttemptStatus, after: TrainingJobStat
         update["scheduled_at"] = _scheduled_at(after, attempt)
     if attempt.published_at is not None:
         update["restore_step"] = attempt.restore_step
-        if incident.step is not None:
+        # Who restores without the SDK goes on from a step that nobody tells us.
+        known = attempt.restore_step is not None or after.checkpoint.fenced
+        if incident.step is not None and known:
             update["steps_lost"] = max(0, incident.step - (attempt.restore_step or 0))
     return incident.model_copy(update=update)
 
