@@ -1,13 +1,13 @@
 """Which samples each rank trains on, so that a resize neither repeats nor skips one.
 
 ```python
-from goodput.data import Batches
+from goodput.data import Batches, watched
 
 batches = Batches(len(dataset))                        # batch and share from the environment
 state = {"model": ..., "data": batches.state_dict()}   # what is saved and restored
 loader = DataLoader(dataset, batch_sampler=batches)    # made after the restore
 
-micro_batches = iter(loader)
+micro_batches = watched(loader)  # the operator's ledger tells what waiting for data costs
 while batches.epoch < epochs:
     for _ in range(batches.accumulation_steps):
         loss = model(next(micro_batches)).mean() / batches.accumulation_steps
