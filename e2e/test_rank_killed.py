@@ -50,6 +50,13 @@ def test_the_gang_goes_on_in_the_same_pods_from_its_newest_checkpoint(
     assert status["attempt"]["number"] == 2
     (charge,) = status["recovery"]["restarts"]
     assert (charge["attempt"], charge["reason"]) == (1, "ProcessFailed")
+    (incident,) = status["incidents"]
+    assert (incident["slot"], incident["rank"]) == (slot, slot)
+    assert incident["decision"] == "RestartProcesses"
+    timeline = ("fault", "decided", "scheduled", "published", "running", "firstStep", "caughtUp")
+    times = [incident[f"{moment}At"] for moment in timeline]
+    assert times == sorted(times)
+    assert incident["stepsLost"] >= job.redone_steps(2)
     told = [message for reason, message in events(job) if reason == "ProcessFailed"]
     assert f"rank {slot} of worker {slot}" in told[-1], "the peers, which failed of it, are not it"
     assert "signal 9" in told[-1]

@@ -367,6 +367,16 @@ class Job:
             f"{self}: the buckets sum to {found} accelerator-milliseconds, "
             f"{ledger['accelerators']} accelerators lived {expected}: {ledger}"
         )
+        self._assert_prices_are_losses(body["status"])
+
+    def _assert_prices_are_losses(self, status: Object) -> None:
+        """Hold the incidents to theirs: together they have cost what was lost."""
+        prices = [one["acceleratorMilliseconds"] for one in status["incidents"]]
+        prices.append(status["ledger"]["earlierIncidentsMilliseconds"])
+        for bucket in ("lost_work", "detection", "recovery", "unknown"):
+            paid = sum(price.get(bucket, 0) for price in prices)
+            lost = status["ledger"]["acceleratorMilliseconds"].get(bucket, 0)
+            assert paid == lost, f"{self}: incidents have paid {paid} of {lost} ms of {bucket}"
 
     def assert_losses_agree(self) -> None:
         """Hold all ranks and all attempts to one loss per step: none lost, none counted twice."""

@@ -1,13 +1,13 @@
 """Which samples each rank trains on, so that a resize neither repeats nor skips one.
 
 ```python
-from goodput.data import Batches
+from goodput.data import Batches, watched
 
 batches = Batches(len(dataset))                        # batch and share from the environment
 state = {"model": ..., "data": batches.state_dict()}   # what is saved and restored
 loader = DataLoader(dataset, batch_sampler=batches)    # made after the restore
 
-micro_batches = iter(loader)
+micro_batches = watched(loader)  # the operator's ledger tells what waiting for data costs
 while batches.epoch < epochs:
     for _ in range(batches.accumulation_steps):
         loss = model(next(micro_batches)).mean() / batches.accumulation_steps
@@ -195,6 +195,27 @@ class Batches:
                     "an epoch had {} samples, not {}; an iterable that can be read only once "
                     "needs samples=None".format(count, self._samples)
                 )
+
+
+def watched(loader: Iterable[Sample]) -> Iterator[Sample]:
+    """Yield what `loader` yields, and count for how long the training stands waiting for it.
+
+    ```python
+    for batch in watched(loader):
+        train(batch)
+    ```
+
+    What a loader prepares while the training computes is not waited for, and so not counted. The
+    operator's ledger has the rest as `data_stall`, from the first step on.
+    """
+    told, rows = session.current(), iter(loader)
+    while True:
+        with told.stalled(session.DATA):
+            try:
+                one = next(rows)
+            except StopIteration:
+                return
+        yield one
 
 
 def permuted(place: int, samples: int, key: Iterable[int]) -> int:

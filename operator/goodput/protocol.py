@@ -238,6 +238,11 @@ class Progress(Message):
         step_milliseconds: the duration of a recent step (a running median).
         committed: the newest commit that this worker *published* in this attempt.
         committed_step_at: when the committed step had been finished (work before it is safe).
+        checkpoint_stall_milliseconds, data_stall_milliseconds: how long training has stood still
+            since its first step, for a checkpoint and for want of data; of the rank of this
+            worker that has stood longest.
+        committed_stall_milliseconds: what both together were when the committed step had been
+            finished.
         tracker_step: for trainers without the SDK, the step in their tracker file.
         tracker_step_at: when the agent first saw that step.
     """
@@ -254,6 +259,9 @@ class Progress(Message):
     step_milliseconds: Optional[int] = None
     committed: Optional[Commit] = None
     committed_step_at: Optional[int] = None
+    checkpoint_stall_milliseconds: Optional[int] = None
+    data_stall_milliseconds: Optional[int] = None
+    committed_stall_milliseconds: Optional[int] = None
     tracker_step: Optional[int] = None
     tracker_step_at: Optional[int] = None
 
@@ -482,8 +490,11 @@ def _list(name: str, value: Any) -> List[Any]:
 #   restore_end   {commit: {attempt, step} | null, problems: [text], apart: bool}
 #                                           apart: it could not read what the world named, and
 #                                           gives up; commit: the newest that it could
-#   step     {step, milliseconds}           a step has been finished (rate-limited by the SDK)
-#   commit   {step, step_at}                this process published the manifest of `step`
+#   step     {step, milliseconds, stalled}  a step has been finished (rate-limited by the SDK)
+#   commit   {step, step_at, stalled, since}    this process published the manifest of `step`
+#   stall    {stalled}                      it has stood still for a checkpoint
+# stalled: {"checkpoint": ms, "data": ms}, how long this process has stood still in all since its
+# first step; absent: never. since: how many of these milliseconds since `step` was finished.
 # Down: the agent replaces STATE_FILE (beside the socket) by rename:
 #   {"attempt": n, "durable": {"attempt": a, "step": s} | null, "save": step (when asked to)}
 STATE_FILE = "state.json"

@@ -33,12 +33,13 @@ would be trained beyond the checkpoint is lost anyway.
 
 import atexit
 import collections
+import contextlib
 import json
 import os
 import socket
 import statistics
 import time
-from typing import Any, Callable, Deque, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, Mapping, Optional, Tuple
 
 from goodput import protocol
 
@@ -55,6 +56,9 @@ _PLACES = (
     ("SLURM_PROCID", "SLURM_NTASKS"),
 )
 _DURATIONS_KEPT = 31  # long enough to outvote checkpoints and garbage collections
+
+CHECKPOINT, DATA = "checkpoint", "data"
+"""What training stands still for, as the wire calls it."""
 
 
 class Session:
@@ -81,6 +85,9 @@ class Session:
         self._said: Optional[int] = None
         self._next_report_at = 0.0
         self._durations: Deque[float] = collections.deque(maxlen=_DURATIONS_KEPT)
+        self._stalled_seconds: Dict[str, float] = {}
+        self._stalls_now: Optional[Tuple[str, float]] = None
+        self._stalled_at_step = 0.0
         self._state_path = self._agent and os.path.join(
             os.path.dirname(self._agent), protocol.STATE_FILE
         )
@@ -96,9 +103,59 @@ class Session:
             self._durations.append((now - self._step_at) / (step - before))
         self._step = step
         self._step_at = now
+        if self._stalled_seconds:
+            self._stalled_at_step = sum(self._stalled_seconds.values())
         if self._agent and now >= self._next_report_at:
             self._next_report_at = now + REPORT_SECONDS
             self._report_step()
+
+    @contextlib.contextmanager
+    def stalled(self, what: str) -> Iterator[None]:
+        """Count the time in this block as a stall: training stands still for `what`.
+
+        Before the first step nothing is counted, for that is the start's own time; nor is a stall
+        within another one.
+        """
+        if self._stalls_now is not None or self._step is None:
+            yield
+            return
+        self._stalls_now = what, self._clock()
+        try:
+            yield
+        finally:
+            self._stalled_seconds = self._all_stalls()
+            self._stalls_now = None
+
+    def say_stalls(self) -> None:
+        """Say how long this process has stood still: what the next step would say, too."""
+        if self._all_stalls():
+            self.say("stall", **self._stalls())
+
+    def stalls_since(self, step: int) -> Dict[str, Any]:
+        """Return what a commit says of the time for which training has stood still.
+
+        Args:
+            step: the step that was saved.
+        """
+        said = self._stalls()
+        if said and step == self._step:
+            all_of_it = sum(self._all_stalls().values())
+            said["since"] = round((all_of_it - self._stalled_at_step) * 1000)
+        return said
+
+    def _all_stalls(self) -> Dict[str, float]:
+        """Return the seconds of all stalls by what they are for, the present one included."""
+        if self._stalls_now is None:
+            return self._stalled_seconds
+        what, since = self._stalls_now
+        known = self._stalled_seconds.get(what, 0.0)
+        return {**self._stalled_seconds, what: known + self._clock() - since}
+
+    def _stalls(self) -> Dict[str, Any]:
+        stalls = self._all_stalls()
+        if not stalls:
+            return {}
+        return {"stalled": {what: round(seconds * 1000) for what, seconds in stalls.items()}}
 
     def should_save(self) -> bool:
         """Return whether to save the step just finished, because the operator has asked.
@@ -164,7 +221,9 @@ class Session:
         if self._durations:
             milliseconds = max(1, round(statistics.median(self._durations) * 1000))
         self._said = self._step
-        self.say("step", self._step_at, step=self._step, milliseconds=milliseconds)
+        self.say(
+            "step", self._step_at, step=self._step, milliseconds=milliseconds, **self._stalls()
+        )
 
     def _send(self, kind: str, at: float, what: Dict[str, Any]) -> None:
         whole = {"kind": kind, "rank": self.rank, "attempt": self.attempt or 0, "at": at, **what}

@@ -73,6 +73,7 @@ TOLD = frozenset(
     {
         "Admitted",
         "Running",
+        "Recovered",
         "Succeeded",
         "Failed",
         "Suspended",

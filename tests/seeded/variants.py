@@ -675,8 +675,8 @@ _ALL = (
         "span-counted-twice",
         "a span of time is added to the ledger at each write",
         ACCOUNTING,
-        "until=truncate(status.accounted_until or created_at),",
-        "until=truncate(created_at),",
+        "until=_milliseconds(status.accounted_until or created_at),",
+        "until=_milliseconds(created_at),",
         "tests/unit/plan/test_life.py::test_work_becomes_productive_with_the_commit_that_covers_it",
     ),
     _bug(
@@ -695,6 +695,33 @@ _ALL = (
         "    if attempt.ended_at is None:\n        account.settle(Bucket.PRODUCTIVE)\n"
         "        return\n",
         "tests/unit/plan/test_life.py::test_work_becomes_productive_with_the_commit_that_covers_it",
+    ),
+    _bug(
+        "nobody-pays",
+        "what a fault costs until the decision is nobody's price",
+        SPENDING,
+        "    account.charge(attempt.number)\n    if not planned:\n",
+        "    if not planned:\n",
+        "tests/unit/plan/test_incidents.py"
+        "::test_prices_sum_to_the_losses_however_many_incidents_there_were",
+    ),
+    _bug(
+        "stall-counted-twice",
+        "all that training has ever stood still is taken out of its work at each pass",
+        ACCOUNTING,
+        "            known = self._stalled.get(bucket, 0)\n",
+        "            known = 0\n",
+        "tests/unit/ledger/test_accounting.py"
+        "::test_a_stall_is_counted_once_however_often_it_is_told",
+    ),
+    _bug(
+        "save-is-work",
+        "the time of saving a checkpoint counts as work after it",
+        ACCOUNTING,
+        " - stalled_since * self._tally.weight",
+        "",
+        "tests/unit/ledger/test_accounting.py"
+        "::test_a_commit_settles_all_work_before_it_though_its_saving_stood_still",
     ),
     # --- caches, queue, lease -----------------------------------------------------------
     _bug(

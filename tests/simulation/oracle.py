@@ -13,7 +13,7 @@ from typing import Any
 from goodput.protocol import Commit
 from goodput_operator import names
 from goodput_operator.api.spec import TrainingJobSpec
-from goodput_operator.api.status import AttemptState, ConditionType, TrainingJobStatus
+from goodput_operator.api.status import AttemptState, Bucket, ConditionType, TrainingJobStatus
 from goodput_operator.ledger.accounting import total
 from goodput_operator.plan.reasons import DO_NOT_REQUEUE, PLANNED, PUBLISHED
 from goodput_operator.plan.view import find_condition, is_finished, is_true
@@ -45,6 +45,8 @@ PARTIAL_GANG_SECONDS = 120.0
 """So long may some of a gang run without the others while an operator leads."""
 BLAME_SECONDS = 120.0
 """So long before an attempt was published may lie what ended it: a node that died unnoticed."""
+LOSSES = (Bucket.LOST_WORK, Bucket.DETECTION, Bucket.RECOVERY, Bucket.UNKNOWN)
+"""What only an interruption can cost; of other buckets it may be the cause."""
 RESULTS_OF_BUGS = ("bug", "error")
 BUDGET_FREE = frozenset(
     {"DeadlineExceeded", "StartDeadlineExceeded", "ImageLacksPython", DO_NOT_REQUEUE}
@@ -259,7 +261,8 @@ def wanted_state_is_reached(history: History) -> Iterator[Breach]:
             resting = isinstance(entry, Rest)
         elif resting and isinstance(entry, Write) and entry.by_operator:
             flush = entry.plural == names.PLURAL and entry.subresource == "status"
-            if not (flush and entry.accepted):
+            told = entry.plural == "events" and (entry.body or {}).get("reason") == "Recovered"
+            if not ((flush or told) and entry.accepted):
                 yield position, f"{entry.verb} {entry.plural} {entry.name} at rest"
 
 
@@ -399,6 +402,24 @@ def forgeries_change_nothing(history: History) -> Iterator[Breach]:
             yield position, f"a false report of pod {entry.pod_uid} was accepted"
 
 
+def prices_are_losses(history: History) -> Iterator[Breach]:
+    """I15: what the incidents have cost is what the ledger has lost, to the millisecond; no attempt
+    has two incidents, and the end of each is told once.
+    """
+    told: Counter[tuple[str, str]] = Counter()
+    for position, entry in enumerate(history.entries):
+        match entry:
+            case Write(plural="events", verb="create") if entry.by_operator and entry.accepted:
+                body = entry.body or {}
+                if body.get("reason") == "Recovered":
+                    incident = body["regarding"]["uid"], body["note"].partition(" ended")[0]
+                    told[incident] += 1
+                    if told[incident] > 1:
+                        yield position, f"{incident[1]} is told twice"
+            case Write() if (change := _status_change(entry)) is not None:
+                yield from ((position, why) for why in _mispriced(change.after))
+
+
 PROMISES: Mapping[str, Promise] = {
     "I1": commits_survive,
     "I2": no_partial_gang_trains,
@@ -414,6 +435,7 @@ PROMISES: Mapping[str, Promise] = {
     "I12": writes_are_few,
     "I13": no_restart_without_fault,
     "I14": forgeries_change_nothing,
+    "I15": prices_are_losses,
 }
 
 
@@ -703,6 +725,20 @@ def _unbalanced(change: _Change) -> Iterator[str]:
     spent = total(after) - total(before)
     if spent != wall * counted:
         yield f"the ledger has {spent} ms of {wall} × {counted}"
+
+
+def _mispriced(status: TrainingJobStatus) -> Iterator[str]:
+    ledger = status.ledger
+    prices = [one.accelerator_milliseconds for one in status.incidents]
+    prices.append(ledger.earlier_incidents_milliseconds)
+    for bucket in Bucket:
+        paid = sum(price.get(bucket, 0) for price in prices)
+        spent = ledger.accelerator_milliseconds.get(bucket, 0)
+        if paid > spent or (paid < spent and bucket in LOSSES):
+            yield f"incidents have paid {paid} of {spent} ms of {bucket}"
+    attempts = [one.attempt for one in status.incidents]
+    if attempts != sorted(set(attempts), reverse=True):
+        yield f"the incidents are those of attempts {attempts}"
 
 
 def _note_seats(change: _Change, seats: dict[str, set[str]], left: dict[str, set[str]]) -> None:

@@ -108,6 +108,17 @@ def ended(cause: str, code: int = 1, number: int = 1, at: float = 2.0) -> Ended:
     return Ended(at, "pod-uid-0", "job-0-0", f"job-uid-{number}", 0, code, cause)
 
 
+def incident(number: int, **more: Any) -> Json:
+    at = MIDNIGHT
+    return {"attempt": number, "reason": "Evicted", "faultAt": at, "decidedAt": at, **more}
+
+
+def recovered(note: str) -> Write:
+    """An operator tells the end of an incident."""
+    body = {"reason": "Recovered", "note": note, "regarding": {"uid": "job-uid"}}
+    return Write(1.0, "operator-1", "create", "events", "lab", "job.1", body=body)
+
+
 def broken(*entries: Entry) -> dict[str, list[str]]:
     """What the oracle has to say, by promise."""
     found: dict[str, list[str]] = {}
@@ -488,6 +499,42 @@ LEFT_ALONE = [made(ONE), wrote(ONE, RUNNING), started()]
             [Reported(1, "pod-uid", "Accepted")],
             "a false report of pod pod-uid was accepted",
             id="an old report counts",
+        ),
+        pytest.param(
+            "I15",
+            [wrote(ONE, job(2, ledger={"acceleratorMilliseconds": {"recovery": 7}}))],
+            "incidents have paid 0 of 7 ms of recovery",
+            id="a loss that no incident has cost",
+        ),
+        pytest.param(
+            "I15",
+            [
+                wrote(
+                    ONE,
+                    job(
+                        2,
+                        ledger={"acceleratorMilliseconds": {"startup": 7}},
+                        incidents=[
+                            incident(2, acceleratorMilliseconds={"startup": 4}),
+                            incident(1, acceleratorMilliseconds={"startup": 4}),
+                        ],
+                    ),
+                )
+            ],
+            "incidents have paid 8 of 7 ms of startup",
+            id="incidents that cost more than was lost",
+        ),
+        pytest.param(
+            "I15",
+            [wrote(ONE, job(2, incidents=[incident(1), incident(1)]))],
+            r"the incidents are those of attempts \[1, 1\]",
+            id="an attempt with two incidents",
+        ),
+        pytest.param(
+            "I15",
+            [recovered("attempt 1 ended (Evicted)"), recovered("attempt 1 ended (Evicted); late")],
+            "attempt 1 is told twice",
+            id="the end of an incident is told twice",
         ),
     ],
 )

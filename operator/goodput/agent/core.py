@@ -44,6 +44,8 @@ MAX_EXCEPTION_CHARACTERS = 500
 MAX_RESTORE_PROBLEMS = 4
 MAX_PROBLEM_CHARACTERS = 300
 RECENT_STEPS = 15
+STALLS = ("checkpoint", "data")
+"""What a process may stand still for."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,38 @@ Commands = Tuple[Command, ...]
 
 
 @dataclass
+class _Stalls:
+    """How long each process of this worker has stood still, by what for, in milliseconds.
+
+    A process that was started anew within the attempt counts from nothing: what its predecessor
+    said last is added.
+    """
+
+    said: Dict[int, Dict[str, int]] = field(default_factory=dict)
+    before: Dict[int, Dict[str, int]] = field(default_factory=dict)
+
+    def hear(self, rank: int, said: Any) -> None:
+        if not isinstance(said, dict):
+            raise TypeError("an object is wanted")
+        now = {what: _natural(said.get(what, 0)) for what in STALLS}
+        known = self.said.get(rank, {})
+        if any(now[what] < known.get(what, 0) for what in STALLS):
+            base = self.before.get(rank, {})
+            self.before[rank] = {one: base.get(one, 0) + known.get(one, 0) for one in STALLS}
+        self.said[rank] = now
+
+    def longest(self, what: str) -> int:
+        """Return how long the process has stood that has done so longest."""
+        return max(
+            (
+                said[what] + self.before.get(rank, {}).get(what, 0)
+                for rank, said in self.said.items()
+            ),
+            default=0,
+        )
+
+
+@dataclass
 class _Attempt:
     """The attempt whose processes were started last."""
 
@@ -116,6 +150,7 @@ class _Attempt:
     kill_at: Optional[int] = None
     progress: Progress = field(default_factory=Progress)
     durations: List[int] = field(default_factory=list)
+    stalls: _Stalls = field(default_factory=_Stalls)
 
     @property
     def number(self) -> int:
@@ -443,13 +478,20 @@ class Core:
             urgent = known.restore_ended_at is None or news["restore_apart"]
         elif kind == "step":
             news.update(self._step_news(run, _natural(message["step"]), message, at))
+            news.update(self._stall_news(run, message))
+        elif kind == "stall":
+            news.update(self._stall_news(run, message))
         elif kind == "commit":
             step = _natural(message["step"])
+            stalls = self._stall_news(run, message)
+            news.update(stalls)
             if known.committed is None or step > known.committed.step:
                 urgent = True
                 finished_at = min(now, max(0, int(message["step_at"] * 1000)))
                 news["committed"] = Commit(attempt=run.number, step=step)
                 news["committed_step_at"] = finished_at
+                since = _natural(message.get("since", 0))
+                news["committed_stall_milliseconds"] = max(0, sum(stalls.values()) - since)
         elif kind != "hello":
             return ()
         run.progress = replace(known, **news)
@@ -485,6 +527,16 @@ class Core:
         if known.step is None or step > known.step:
             news.update(step=step, step_at=at)
         return news
+
+    @staticmethod
+    def _stall_news(run: _Attempt, message: Mapping[str, Any]) -> Dict[str, int]:
+        said, rank, world = message.get("stalled"), message["rank"], run.world
+        if said is not None:
+            mine = range(world.rank_offset, world.rank_offset + world.processes)
+            run.stalls.hear(rank if rank in mine else mine.start, said)
+        if not run.stalls.said:
+            return {}
+        return {what + "_stall_milliseconds": run.stalls.longest(what) for what in STALLS}
 
     # --- the report -------------------------------------------------------------------------
 

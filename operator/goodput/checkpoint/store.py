@@ -29,7 +29,7 @@ from goodput.checkpoint.group import Group
 from goodput.checkpoint.layout import CorruptError, Manifest, Part, Place
 from goodput.checkpoint.lineage import Lineage, links_after
 from goodput.protocol import Ancestor, Commit, ProtocolError
-from goodput.session import Session
+from goodput.session import CHECKPOINT, Session
 
 T = TypeVar("T")
 
@@ -98,7 +98,15 @@ class Store:
 
     @contextlib.contextmanager
     def saving(self, step: int, timeout_seconds: float) -> Iterator[pathlib.Path]:
-        """See `goodput.checkpoint.saving`."""
+        """See `goodput.checkpoint.saving`; for so long training stands still."""
+        try:
+            with self._told.stalled(CHECKPOINT), self._saving(step, timeout_seconds) as path:
+                yield path
+        finally:
+            self._told.say_stalls()
+
+    @contextlib.contextmanager
+    def _saving(self, step: int, timeout_seconds: float) -> Iterator[pathlib.Path]:
         step = _checked(step)
         finished_at = self._told.finished_at(step)
         ranks = group.current(self._told)
@@ -124,7 +132,8 @@ class Store:
             raise CheckpointError("saving step {} failed: {}".format(step, problems), path)
         ranks.share(lambda: self._publish(place, ranks, timeout_seconds))
         if ranks.rank == 0:
-            self._told.say("commit", step=step, step_at=finished_at)
+            stalls = self._told.stalls_since(step)
+            self._told.say("commit", step=step, step_at=finished_at, **stalls)
             self._prune(place)
             self._told.rest_after_save(step)
 

@@ -292,12 +292,86 @@ class Bucket(StrEnum):
     POD_START = "pod_start"
     STARTUP = "startup"
     RESTORE = "restore"
+    CHECKPOINT_STALL = "checkpoint_stall"
+    DATA_STALL = "data_stall"
     DEGRADED = "degraded"
     LOST_WORK = "lost_work"
     DETECTION = "detection"
     RECOVERY = "recovery"
     SUSPENDED = "suspended"
     UNKNOWN = "unknown"
+
+
+class Decision(StrEnum):
+    """How an interruption was answered."""
+
+    RESTART_PROCESSES = "RestartProcesses"
+    """The next attempt runs in the same pods."""
+    REPLACE_WORKERS = "ReplaceWorkers"
+    """Lost workers have got new pods, the others have kept theirs."""
+    RECREATE = "Recreate"
+    """No pod was left to keep."""
+    SHRINK = "Shrink"
+    """The gang goes on with fewer workers, because no more are to be had."""
+    GROW = "Grow"
+    """It goes on with more."""
+    SCALE_DOWN = "ScaleDown"
+    """It goes on with fewer, as asked for."""
+    SUSPEND = "Suspend"
+    """Nothing is held until the job is resumed."""
+    FAIL = "Fail"
+    """The job is given up."""
+
+
+class Incident(ApiModel):
+    """One interruption: what ended an attempt, what was decided, and what it has cost."""
+
+    attempt: Count
+    """The attempt that it ended; no attempt has two."""
+    reason: str
+    """What happened, in one CamelCase word."""
+    planned: bool = False
+    """It was asked for: a suspension, or a change of size."""
+    charged: bool = False
+    """It counts against the user's budget of restarts."""
+    slot: int | None = None
+    """The worker that is the first cause, where there is one."""
+    rank: int | None = None
+    """The training process of it that failed first, where one did."""
+    pod: str = ""
+    """The pod of that worker."""
+    node: str = ""
+    """The node of that pod."""
+    message: str = ""
+    """The evidence: how it ended, and its last lines."""
+    decision: Decision | None = None
+    """What was decided; absent until that follows from what is left of the gang."""
+    why: str = ""
+    """Why, and what else there was, in words."""
+    fault_at: Time
+    """When training stood still: the fault's own time where it is known."""
+    decided_at: Time
+    """When the operator knew of it, and decided that the attempt ends."""
+    scheduled_at: Time | None = None
+    """When every worker of the next attempt had a node."""
+    published_at: Time | None = None
+    """When the world of the next attempt was formed and told to the agents."""
+    running_at: Time | None = None
+    """When all of its processes had been started."""
+    first_step_at: Time | None = None
+    """When its first step was finished."""
+    caught_up_at: Time | None = None
+    """When the best step of before was reached again."""
+    step: Number | None = None
+    """The newest step that the ended attempt had finished."""
+    best_step: Number | None = None
+    """The newest step that any attempt had finished."""
+    restore_step: Number | None = None
+    """The step that the next attempt went on from; absent for a start from nothing."""
+    steps_lost: Count | None = None
+    """Steps of the ended attempt that have to be trained again."""
+    accelerator_milliseconds: dict[Bucket, Count] = Field(default_factory=dict)
+    """Its price so far: milliseconds × accelerators, by the bucket in which they are counted."""
 
 
 class LedgerStatus(ApiModel):
@@ -311,6 +385,14 @@ class LedgerStatus(ApiModel):
     """How many accelerators are counted at present."""
     accounted_until: Time | None = None
     """Time up to here is in the ledger."""
+    stalled_attempt: Count = 0
+    """The attempt that stalledMilliseconds speaks of."""
+    stalled_milliseconds: dict[Bucket, Count] = Field(default_factory=dict)
+    """For how long its training has stood still, in all, as far as that is in the ledger."""
+    earlier_incidents_milliseconds: dict[Bucket, Count] = Field(default_factory=dict)
+    """The price of the incidents that status.incidents has no room for any more. With theirs it
+    is all of detection, recovery, lost_work and unknown, and of other buckets what interruptions
+    have put there."""
 
 
 class TrainingJobStatus(ApiModel):
@@ -348,6 +430,8 @@ class TrainingJobStatus(ApiModel):
     """Nodes that the workers avoid for a while."""
     ledger: LedgerStatus = LedgerStatus()
     """Where the accelerators' time went."""
+    incidents: list[Incident] = Field(default_factory=list, max_length=10)
+    """The last interruptions, newest first."""
     goodput: str = ""
     """Printed: productive share of all accounted time, as "93.4%"."""
     priority: int = 0

@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from goodput.protocol import EXIT_CODE_DO_NOT_REQUEUE, EXIT_CODE_PYTHON_TOO_OLD, Commit
+from goodput.protocol import (
+    EXIT_CODE_DO_NOT_REQUEUE,
+    EXIT_CODE_PYTHON_TOO_OLD,
+    Commit,
+    Progress,
+)
 from goodput_operator.api.status import AttemptState, AttemptStatus
 from goodput_operator.observe.snapshot import JobSnapshot, NodeHealth, PodView, Worker
 
@@ -65,6 +70,7 @@ class Finding:
         charged: it is the user's own fault, so the user's budget pays.
         requeue: trying again makes sense.
         killed: from outside, by SIGKILL: no peer's failure explains it, but it explains theirs.
+        rank: the training process that failed, where it is one.
     """
 
     kind: Kind
@@ -76,6 +82,7 @@ class Finding:
     charged: bool = False
     requeue: bool = True
     killed: bool = False
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,9 @@ class GangProgress:
         sdk: the processes use the SDK.
         checkpoints: they save and restore by it, too: a restore has begun, or there is a commit.
         signal: there is any sign of progress, from the SDK or a tracker file.
+        checkpoint_stall_milliseconds, data_stall_milliseconds: how long training has stood still
+            since the first step; of the member that has stood longest, for the others wait for it.
+        stalled_since_commit_milliseconds: both together, since the committed step was finished.
         restored: the commit that was restored, the oldest where the members differ; None when
             nothing was, or not yet.
     """
@@ -103,6 +113,9 @@ class GangProgress:
     restore_problems: tuple[str, ...] = ()
     committed: Commit | None = None
     committed_step_at: datetime | None = None
+    checkpoint_stall_milliseconds: int = 0
+    data_stall_milliseconds: int = 0
+    stalled_since_commit_milliseconds: int = 0
     tracker_step: int | None = None
     tracker_step_at: datetime | None = None
 
@@ -186,7 +199,7 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
     ]
     newest = max(steps, key=lambda one: (one[1], one[0]), default=None)
     commits = [
-        (progress.committed, agent.time_of(progress.committed_step_at))
+        (progress.committed, agent.time_of(progress.committed_step_at), _stalled_since(progress))
         for agent, progress in said
         if progress.committed is not None
         and progress.committed.attempt == attempt
@@ -224,9 +237,20 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
         restore_problems=next((p.restore_problems for _, p in said if p.restore_problems), ()),
         committed=commit[0] if commit else None,
         committed_step_at=commit[1] if commit else None,
+        checkpoint_stall_milliseconds=max(
+            (p.checkpoint_stall_milliseconds or 0 for _, p in said), default=0
+        ),
+        data_stall_milliseconds=max((p.data_stall_milliseconds or 0 for _, p in said), default=0),
+        stalled_since_commit_milliseconds=commit[2] if commit else 0,
         tracker_step=tracker[0] if tracker else None,
         tracker_step_at=tracker[1] if tracker else None,
     )
+
+
+def _stalled_since(progress: Progress) -> int:
+    """Return for how many milliseconds this worker has stood since it finished what it saved."""
+    stalls = (progress.checkpoint_stall_milliseconds or 0) + (progress.data_stall_milliseconds or 0)
+    return max(0, stalls - (progress.committed_stall_milliseconds or 0))
 
 
 def succeeded(worker: Worker, attempt: int) -> bool:
@@ -504,6 +528,7 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
                 charged=True,
                 requeue=first.exit_code != EXIT_CODE_DO_NOT_REQUEUE,
                 killed=first.signal == SIGKILL,
+                rank=first.rank,
             )
         )
     # A worker that asks not to be tried again is the cause, whoever failed of it first. So is one

@@ -10,6 +10,8 @@ The borders, each with its reason:
 - `startup`: from the published world to the first finished step, less `restore`, which is
   what the trainer itself calls so. Without any sign of progress it ends when all processes
   have been started, because nobody can tell later.
+- `checkpoint_stall`, `data_stall`: from the first step on, the time for which the trainer says
+  that it has stood in saving a checkpoint, or waiting for data.
 - then work is *unsettled*: `productive` as soon as a durable commit covers it (or the job
   succeeds), `lost_work` when its attempt dies first. That is settled when the attempt is closed:
   until then agents may tell of commits from before the fault. Where the trainer shows no
@@ -26,13 +28,14 @@ whichever are more, as the last write of the status has it: a change counts from
 tells of it.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
-from goodput_operator.api.base import truncate
 from goodput_operator.api.status import Bucket, LedgerStatus
+from goodput_operator.ledger.tally import Tally
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -44,20 +47,13 @@ class Span:
     bucket: Bucket | None
 
 
-@dataclass(slots=True)
 class Account:
-    """A ledger that is being written: buckets in accelerator-milliseconds.
+    """A ledger that is being written: a tally whose times are moments."""
 
-    Attributes:
-        weight: accelerators that do what is accounted for.
-        missing: further ones that are wanted and not there; their time is `degraded`.
-    """
-
-    weight: int
-    until: datetime
-    missing: int = 0
-    buckets: dict[Bucket, int] = field(default_factory=dict)
-    unsettled: int = 0
+    def __init__(self, tally: Tally, stalled_attempt: int, stalled: dict[Bucket, int]) -> None:
+        self._tally = tally
+        self._stalled_attempt = stalled_attempt
+        self._stalled = stalled
 
     @classmethod
     def open(
@@ -67,35 +63,55 @@ class Account:
 
         Args:
             status: what was persisted.
-            weight: accelerators of the whole gang; its workers where there are none.
+            weight: accelerators that do what is accounted for.
             created_at: the job's creation.
-            missing: see the class.
+            missing: further ones that are wanted and not there; their time is `degraded`.
         """
-        return cls(
+        tally = Tally(
             weight=weight,
+            until=_milliseconds(status.accounted_until or created_at),
             missing=missing,
-            until=truncate(status.accounted_until or created_at),
             buckets=dict(status.accelerator_milliseconds),
             unsettled=status.unsettled_milliseconds,
         )
+        return cls(tally, status.stalled_attempt, dict(status.stalled_milliseconds))
+
+    @property
+    def prices(self) -> Mapping[int, Mapping[Bucket, int]]:
+        """What incidents have to pay for, by the attempt that they ended, and by bucket."""
+        return self._tally.prices
+
+    def charge(self, attempt: int | None) -> None:
+        """Let the incident that ended `attempt` pay from now on; None: nobody."""
+        self._tally.payer = attempt
 
     def add(self, spans: Iterable[Span]) -> None:
         """Add spans in order of time; what lies before the last is not counted again."""
         for span in spans:
-            if self.missing:
-                lacking = self._milliseconds(self.until, span.until) * self.missing
-                self.buckets[Bucket.DEGRADED] = self.buckets.get(Bucket.DEGRADED, 0) + lacking
-            cost = self._advance(span.until)
-            if span.bucket is None:
-                self.unsettled += cost
-            else:
-                self.buckets[span.bucket] = self.buckets.get(span.bucket, 0) + cost
+            self._tally.add(_milliseconds(span.until), span.bucket)
+
+    def stall(self, attempt: int, totals: Mapping[Bucket, int]) -> None:
+        """Move the time for which training stood still out of the unsettled work.
+
+        Args:
+            attempt: whose training it is.
+            totals: milliseconds by bucket, counted from the attempt's beginning on. What was moved
+                before is not moved again.
+        """
+        if attempt != self._stalled_attempt:
+            self._stalled_attempt, self._stalled = attempt, {}
+        for bucket, milliseconds in totals.items():
+            known = self._stalled.get(bucket, 0)
+            if milliseconds > known:
+                self._tally.move((milliseconds - known) * self._tally.weight, bucket)
+                self._stalled[bucket] = milliseconds
 
     def settle(
         self,
         bucket: Bucket,
         worked_until: datetime | None = None,
         ended_at: datetime | None = None,
+        stalled_since: int = 0,
     ) -> None:
         """Move unsettled work into `bucket`.
 
@@ -104,12 +120,12 @@ class Account:
             worked_until: only work done before this moment; None for all of it.
             ended_at: when the unsettled work came to its end; None while it goes on: it is
                 counted back from the present end of the account then.
+            stalled_since: milliseconds for which training stood still after `worked_until`.
         """
         rest = 0
         if worked_until is not None:
-            rest = min(self.unsettled, self._cost(worked_until, ended_at or self.until))
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + self.unsettled - rest
-        self.unsettled = rest
+            rest = self._work_since(worked_until, ended_at) - stalled_since * self._tally.weight
+        self._tally.move(self._tally.unsettled - max(0, rest), bucket)
 
     def reclassify_tail(
         self, since: datetime, bucket: Bucket, ended_at: datetime | None = None
@@ -121,9 +137,7 @@ class Account:
             bucket: what it was instead.
             ended_at: see `settle`.
         """
-        tail = min(self.unsettled, self._cost(since, ended_at or self.until))
-        self.unsettled -= tail
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + tail
+        self._tally.move(self._work_since(since, ended_at), bucket)
 
     def close(self, accelerators: int) -> LedgerStatus:
         """Return the ledger to persist, its buckets in their one order.
@@ -131,27 +145,26 @@ class Account:
         Args:
             accelerators: how many are to be counted from now on.
         """
+        tally = self._tally
         return LedgerStatus(
             accelerator_milliseconds={
-                bucket: self.buckets[bucket] for bucket in Bucket if self.buckets.get(bucket)
+                bucket: tally.buckets[bucket] for bucket in Bucket if tally.buckets.get(bucket)
             },
-            unsettled_milliseconds=self.unsettled,
+            unsettled_milliseconds=tally.unsettled,
             accelerators=accelerators,
-            accounted_until=self.until,
+            accounted_until=EPOCH + tally.until * MILLISECOND,
+            stalled_attempt=self._stalled_attempt,
+            stalled_milliseconds=self._stalled,
         )
 
-    def _advance(self, until: datetime) -> int:
-        cost = self._cost(self.until, until)
-        self.until = max(self.until, truncate(until))
-        return cost
+    def _work_since(self, moment: datetime, ended_at: datetime | None) -> int:
+        end = self._tally.until if ended_at is None else _milliseconds(ended_at)
+        return (end - _milliseconds(moment)) * self._tally.weight
 
-    def _cost(self, begin: datetime, end: datetime) -> int:
-        """Return whole milliseconds × weight; both ends are cut alike, so that sums stay exact."""
-        return self._milliseconds(begin, end) * self.weight
 
-    @staticmethod
-    def _milliseconds(begin: datetime, end: datetime) -> int:
-        return max(0, (truncate(end) - truncate(begin)) // MILLISECOND)
+def _milliseconds(moment: datetime) -> int:
+    """Return whole milliseconds; all moments are cut alike, so that sums stay exact."""
+    return (moment - EPOCH) // MILLISECOND
 
 
 def total(ledger: LedgerStatus) -> int:

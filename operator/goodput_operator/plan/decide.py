@@ -16,6 +16,7 @@ from goodput_operator.errors import GoodputError
 from goodput_operator.observe.snapshot import JobSnapshot, PodView
 from goodput_operator.plan.answers import answers
 from goodput_operator.plan.attempt import stopped
+from goodput_operator.plan.incidents import ends_told
 from goodput_operator.plan.members import size_problems, sizes_of
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
 from goodput_operator.plan.rules import RULES, next_deadline
@@ -36,7 +37,8 @@ class Plan:
     Attributes:
         status: the status to persist before anything else.
         write: whether it must be written in this pass.
-        decisions: (reason, message) of each step that was taken, in order.
+        decisions: (reason, message) of each step that was taken, in order, and of each incident
+            that is over.
         create: slot, incarnation and node (None: the scheduler chooses) of each missing pod.
         delete: the pods to delete.
         answers: what each pod's agent is told of the status as persisted, by pod UID.
@@ -100,8 +102,9 @@ def decide(
         template_problems=(*template_problems, *size_problems(spec, sizes)),
         sizes=sizes,
     )
-    view, last, decisions, ended = _follow_rules(view, status.attempt)
-    after = next_status(status, diagnosis, view, ended, last.message)
+    seen = view
+    view, last, decisions, ended = _follow_rules(seen, status.attempt)
+    after = next_status(status, seen, view, ended, last.message)
     write, flush_at = worth_writing(status, after, now, timing)
     done = after.finished_at if is_finished(after) else None
     due = None if done else next_deadline(view)
@@ -111,7 +114,7 @@ def decide(
     return Plan(
         status=after,
         write=write,
-        decisions=decisions,
+        decisions=(*decisions, *ends_told(status, after)),
         create=tuple(
             (worker.slot, worker.incarnation, view.room[worker.slot])
             for worker in view.snapshot.workers

@@ -22,6 +22,7 @@ from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.attempt import is_newer, with_restored
 from goodput_operator.plan.conditions import phase, with_conditions
 from goodput_operator.plan.elastic import with_restart_measured
+from goodput_operator.plan.incidents import with_incidents, with_prices
 from goodput_operator.plan.members import ranked
 from goodput_operator.plan.reasons import PUBLISHED
 from goodput_operator.plan.spending import account_for
@@ -30,7 +31,7 @@ from goodput_operator.plan.view import Timing, View, find_condition, is_finished
 
 def next_status(
     before: TrainingJobStatus,
-    diagnosis: Diagnosis,
+    seen: View,
     decided: View,
     ended: AttemptStatus | None,
     message: str,
@@ -39,22 +40,25 @@ def next_status(
 
     Args:
         before: the status as it was read, true until now.
-        diagnosis: of the world as `before` has it.
-        decided: the view after the last rule.
+        seen: the view that the rules began with: the world as `before` has it.
+        decided: the view after the last of them.
         ended: the last version of the attempt that `before` has, with how it ended in this pass.
         message: why the gang waits, for the conditions.
     """
-    now, snapshot = decided.now, decided.snapshot
-    status = _observed(before, decided.status, diagnosis.progress, decided)
+    now, snapshot, progress = decided.now, decided.snapshot, seen.diagnosis.progress
+    status = _observed(before, decided.status, progress, decided)
     status = with_conditions(status, decided, message)
     word, reason = phase(status)
-    ledger = account_for(before, status, ended, diagnosis.progress, decided)
+    incidents = with_incidents(before, status, ended, seen, decided)
+    ledger, prices = account_for(before, status, ended, progress, decided)
+    kept, ledger = with_prices(incidents, prices, before.ledger, ledger)
     return status.model_copy(
         update={
             "observed_generation": snapshot.generation,
             "phase": word,
             "reason": reason,
             "ledger": ledger,
+            "incidents": kept,
             "goodput": goodput_text(ledger),
             "exclusions": [one for one in status.exclusions if one.until > now],
         }
@@ -159,7 +163,7 @@ def worth_writing(
     return now >= due, due
 
 
-_NO_NUMBERS = {"workers": WorkersStatus(), "goodput": ""}
+_NO_NUMBERS = {"workers": WorkersStatus(), "goodput": "", "incidents": []}
 
 
 def _essence(status: TrainingJobStatus) -> TrainingJobStatus:

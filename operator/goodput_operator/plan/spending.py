@@ -14,6 +14,7 @@ from goodput_operator.api.status import (
 from goodput_operator.diagnose.examine import GangProgress
 from goodput_operator.ledger.accounting import Account, Span
 from goodput_operator.plan.attempt import is_newer
+from goodput_operator.plan.incidents import Prices, open_incident, shrinking_incident
 from goodput_operator.plan.reasons import PLANNED, PUBLISHED, SUSPENDED
 from goodput_operator.plan.view import View, is_finished, is_true
 
@@ -26,10 +27,15 @@ def account_for(
     ended: AttemptStatus | None,
     progress: GangProgress,
     view: View,
-) -> LedgerStatus:
-    """Account for the time since the last write by what `before` says of it."""
+) -> tuple[LedgerStatus, Prices]:
+    """Account for the time since the last write by what `before` says of it.
+
+    Returns the ledger, and which incident's fault how much of what was added is. From the fault to
+    the first step of the next attempt that is all of it but work; later only the time of workers
+    that are missing since a shrink.
+    """
     if is_finished(before):
-        return before.ledger
+        return before.ledger, {}
     attempt, counted = before.attempt, _counted(before, view)
     training = view.accelerators * sum(1 for slot in before.slots if slot.rank >= 0)
     if attempt is None or attempt.state not in PUBLISHED or view.spec.elastic is None:
@@ -37,15 +43,24 @@ def account_for(
     account = Account.open(
         before.ledger, training, view.snapshot.created_at, missing=max(0, counted - training)
     )
-    next_counted = _to_count(view)
     if attempt is None or attempt.state not in PUBLISHED:
-        account.add([Span(view.now, _idle_bucket(before))])
-        return account.close(next_counted)
-    if attempt.state is AttemptState.STOPPING:
+        bucket = _idle_bucket(before)
+        account.charge(_payer_of_idleness(before, bucket))
+        account.add([Span(view.now, bucket)])
+    elif attempt.state is AttemptState.STOPPING:
+        account.charge(attempt.number)
         _account_for_stopping(account, before, after, ended or attempt, progress, view)
     else:
         _account_for_training(account, before, after, ended or attempt, progress, view)
-    return account.close(next_counted)
+    return account.close(_to_count(view)), account.prices
+
+
+def _payer_of_idleness(before: TrainingJobStatus, bucket: Bucket) -> int | None:
+    """Return whose fault it is that nothing runs: a suspension is that of no earlier fault."""
+    incident = open_incident(before)
+    if incident is None or (bucket is Bucket.SUSPENDED and incident.reason != SUSPENDED):
+        return None
+    return incident.attempt
 
 
 def _to_count(view: View) -> int:
@@ -81,10 +96,17 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     running_at = attempt.running_at
     recovering = is_true(before, ConditionType.RECOVERING) or _resizing(before)
     start = Bucket.RECOVERY if recovering else Bucket.STARTUP
+    interruption, shrinking = open_incident(before), shrinking_incident(before)
+    account.charge(interruption.attempt if interruption else None)
     account.add([Span(min(running_at or end, end), start)])
     if running_at is not None:
-        account.add(_training_spans(attempt, progress, end))
-        _settle_commits(account, before.checkpoint, progress, None)
+        *before_work, work = _training_spans(attempt, progress, end)
+        account.add(before_work)
+        account.charge(shrinking.attempt if shrinking else None)
+        account.add([work])
+        account.charge(None)
+        _settle_commits(account, before.checkpoint, progress, attempt.number, None)
+    account.charge(None)
     if succeeded:
         account.settle(Bucket.PRODUCTIVE)
         account.add([Span(now, Bucket.PRODUCTIVE)])
@@ -92,6 +114,7 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     if attempt.ended_at is None:
         return
     planned = attempt.reason in PLANNED
+    account.charge(attempt.number)
     if not planned:
         account.reclassify_tail(end, Bucket.DETECTION)
     _settle_loss(account, before, after, attempt, progress)
@@ -110,10 +133,13 @@ def _account_for_stopping(  # noqa: PLR0917 – as above
 
     Where a truer cause has come to light, what followed it was no work either.
     """
+    account.charge(attempt.number)
     known = before.attempt.ended_at if before.attempt else None
     if known is not None and attempt.ended_at is not None and attempt.reason not in PLANNED:
         account.reclassify_tail(attempt.ended_at, Bucket.DETECTION, ended_at=known)
-    _settle_commits(account, before.checkpoint, progress, attempt.ended_at)
+    account.charge(None)
+    _settle_commits(account, before.checkpoint, progress, attempt.number, attempt.ended_at)
+    account.charge(attempt.number)
     _settle_loss(account, before, after, attempt, progress)
     bucket = Bucket.SUSPENDED if attempt.reason == SUSPENDED else Bucket.RECOVERY
     account.add([Span(view.now, bucket)])
@@ -150,20 +176,34 @@ def _settle_commits(
     account: Account,
     checkpoint: CheckpointStatus,
     progress: GangProgress,
+    attempt: int,
     ended_at: datetime | None,
 ) -> None:
     """Settle the work that commits cover which `checkpoint` does not know of yet.
+
+    Before that the time in which training stood still is taken out of it.
 
     Args:
         account: what is settled.
         checkpoint: as the last write of the status has it.
         progress: what the gang has said since.
+        attempt: of whose work it has.
         ended_at: when the work ended, None while it goes on.
     """
+    stalls = {
+        Bucket.CHECKPOINT_STALL: progress.checkpoint_stall_milliseconds,
+        Bucket.DATA_STALL: progress.data_stall_milliseconds,
+    }
+    account.stall(attempt, stalls)
     committed = progress.committed
     if committed is not None and progress.committed_step_at is not None:
         if is_newer(committed, checkpoint):
-            account.settle(Bucket.PRODUCTIVE, progress.committed_step_at, ended_at)
+            account.settle(
+                Bucket.PRODUCTIVE,
+                progress.committed_step_at,
+                ended_at,
+                progress.stalled_since_commit_milliseconds,
+            )
     elif progress.tracker_step is not None and (
         checkpoint.last_durable_step is None or progress.tracker_step > checkpoint.last_durable_step
     ):

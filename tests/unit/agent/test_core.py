@@ -472,7 +472,49 @@ def test_progress_is_what_the_training_processes_said_last() -> None:
         step_milliseconds=500,
         committed=Commit(attempt=1, step=43),
         committed_step_at=5000,
+        committed_stall_milliseconds=0,
     )
+
+
+def test_of_its_processes_the_one_that_stood_still_longest_counts() -> None:
+    agent = Played().running()
+    agent.says("step", step=1, milliseconds=None, rank=2, stalled={"data": 300})
+    agent.says("step", step=1, milliseconds=None, rank=3, stalled={"data": 200, "checkpoint": 50})
+    progress = agent.run.progress
+    assert progress.data_stall_milliseconds == 300
+    assert progress.checkpoint_stall_milliseconds == 50
+
+
+def test_a_process_that_is_started_anew_counts_on_from_its_predecessor() -> None:
+    agent = Played().running()
+    for total in (1000, 1500, 20, 400):
+        agent.says("stall", rank=2, stalled={"data": total})
+    assert agent.run.progress.data_stall_milliseconds == 1900
+
+
+def test_a_commit_knows_how_long_training_had_stood_still_before_it() -> None:
+    agent = Played().running()
+    agent.says("stall", rank=3, stalled={"data": 700})
+    agent.says(
+        "commit",
+        rank=2,
+        step=9,
+        step_at=1.0,
+        stalled={"data": 500, "checkpoint": 4000},
+        since=4000,
+    )
+    progress = agent.run.progress
+    assert progress.committed_stall_milliseconds == 700
+    assert progress.checkpoint_stall_milliseconds == 4000
+
+
+@pytest.mark.parametrize(
+    "stalled", [{"data": -1}, {"data": float("nan")}, {"data": 2**60}, {"data": "1"}, 7]
+)
+def test_a_stall_that_makes_no_sense_changes_nothing(stalled: object) -> None:
+    agent = Played().running()
+    agent.says("stall", rank=2, stalled=stalled)
+    assert agent.run.progress.data_stall_milliseconds is None
 
 
 def restored(agent: Played, step: int, *, attempt: int = 1, **more: object) -> bool:

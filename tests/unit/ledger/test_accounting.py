@@ -143,3 +143,52 @@ def test_buckets_are_written_in_their_one_order_and_empty_ones_not_at_all() -> N
 def test_people_read_the_productive_share(milliseconds: dict[Bucket, int], text: str) -> None:
     ledger = LedgerStatus(accelerator_milliseconds=milliseconds, unsettled_milliseconds=10**9)
     assert goodput_text(ledger) == text
+
+
+def test_time_in_which_training_stood_still_was_no_work() -> None:
+    account = working(10)
+    account.stall(1, {Bucket.CHECKPOINT_STALL: 2_000, Bucket.DATA_STALL: 500})
+    ledger = account.close(2)
+    assert ledger.accelerator_milliseconds == {
+        Bucket.CHECKPOINT_STALL: 4_000,
+        Bucket.DATA_STALL: 1_000,
+    }
+    assert ledger.unsettled_milliseconds == 15_000
+
+
+def test_a_stall_is_counted_once_however_often_it_is_told() -> None:
+    account = working(10)
+    account.stall(1, {Bucket.DATA_STALL: 1_000})
+    again = Account.open(account.close(2), 2, CREATED)
+    again.stall(1, {Bucket.DATA_STALL: 1_500})
+    again.stall(2, {Bucket.DATA_STALL: 250})  # the next attempt counts from nothing
+    assert again.close(2).accelerator_milliseconds == {Bucket.DATA_STALL: 3_500}
+
+
+def test_no_more_stands_still_than_there_was_time() -> None:
+    account = working(10)
+    account.stall(1, {Bucket.DATA_STALL: 10**9})
+    assert account.close(2).accelerator_milliseconds == {Bucket.DATA_STALL: 20_000}
+    assert account.close(2).unsettled_milliseconds == 0
+
+
+def test_a_commit_settles_all_work_before_it_though_its_saving_stood_still() -> None:
+    account = working(15)  # ten seconds of work, then five of saving it
+    account.stall(1, {Bucket.CHECKPOINT_STALL: 5_000})
+    account.settle(Bucket.PRODUCTIVE, at(10), stalled_since=5_000)
+    ledger = account.close(2)
+    assert ledger.accelerator_milliseconds == {
+        Bucket.PRODUCTIVE: 20_000,
+        Bucket.CHECKPOINT_STALL: 10_000,
+    }
+    assert ledger.unsettled_milliseconds == 0
+
+
+def test_who_pays_is_told_apart_from_what_nobody_pays() -> None:
+    account = fresh(1)
+    account.add([Span(at(1), Bucket.STARTUP)])
+    account.charge(3)
+    account.add([Span(at(3), Bucket.DETECTION), Span(at(4), None)])
+    account.settle(Bucket.LOST_WORK)
+    account.add([Span(at(5), Bucket.PRODUCTIVE)])
+    assert account.prices == {3: {Bucket.DETECTION: 2_000, Bucket.LOST_WORK: 1_000}}

@@ -41,6 +41,8 @@ from goodput_operator.plan.decide import Plan, decide
 from goodput_operator.plan.view import Timing, find_condition
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+LOSSES = (Bucket.LOST_WORK, Bucket.DETECTION, Bucket.RECOVERY, Bucket.UNKNOWN)
+"""What only an interruption can cost."""
 
 
 @dataclass
@@ -177,8 +179,19 @@ class World:
         newest = max(pods, key=lambda pod: int(pod["metadata"]["name"].rsplit("-", 1)[1]))
         return self.agents[newest["metadata"]["uid"]]
 
-    def train(self, step: int, *, seconds_per_step: float = 1.0, commit: int | None = None) -> None:
-        """All ranks finish `step` now; optionally the commit of an earlier step is published."""
+    def train(
+        self,
+        step: int,
+        *,
+        seconds_per_step: float = 1.0,
+        commit: int | None = None,
+        stalled_seconds: tuple[float, float] = (0, 0),
+    ) -> None:
+        """All ranks finish `step` now; optionally the commit of an earlier step is published.
+
+        `stalled_seconds`: for how long training has stood still so far, for checkpoints and data.
+        """
+        checkpoint_ms, data_ms = (int(seconds * 1000) for seconds in stalled_seconds)
         for agent in self.agents.values():
             if agent.run is None or agent.run.alive == 0 or agent.silent:
                 continue
@@ -191,12 +204,15 @@ class World:
                 step=step,
                 step_at=self._clock(),
                 step_milliseconds=int(seconds_per_step * 1000),
+                checkpoint_stall_milliseconds=checkpoint_ms or None,
+                data_stall_milliseconds=data_ms or None,
             )
             if commit is not None:
                 progress = replace(
                     progress,
                     committed=Commit(agent.run.attempt, commit),
                     committed_step_at=self._clock(),
+                    committed_stall_milliseconds=checkpoint_ms + data_ms,
                 )
             agent.run = replace(agent.run, progress=progress)
             self._heartbeat(agent)
@@ -286,6 +302,16 @@ class World:
         assert until is not None
         wall = (until - CREATED) // timedelta(milliseconds=1)
         assert total(self.status.ledger) == wall * self.spec["workers"]
+
+    def assert_prices_sum(self) -> None:
+        """The incidents' prices are the losses; of other buckets they are no more than is there."""
+        ledger = self.status.ledger
+        prices = [one.accelerator_milliseconds for one in self.status.incidents]
+        prices.append(ledger.earlier_incidents_milliseconds)
+        for bucket in Bucket:
+            paid = sum(price.get(bucket, 0) for price in prices)
+            spent = ledger.accelerator_milliseconds.get(bucket, 0)
+            assert paid == spent if bucket in LOSSES else paid <= spent, bucket
 
     # --- inside -------------------------------------------------------------------------
 

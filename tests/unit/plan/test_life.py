@@ -133,6 +133,37 @@ def test_work_is_not_lost_when_its_commit_is_heard_of_after_the_fault(training) 
     world.assert_ledger_sums()
 
 
+def test_time_in_which_training_stands_still_is_told_apart_from_work(training) -> None:
+    world = training(2, commit=None, step=5)
+    world.jump(60)
+    world.train(6, stalled_seconds=(4, 2))
+    world.settle()
+    world.jump(60)
+    world.train(7, commit=7, stalled_seconds=(10, 2.5))
+    world.settle()
+    assert world.spent(Bucket.CHECKPOINT_STALL) == 2 * 10
+    assert world.spent(Bucket.DATA_STALL) == 2 * 2.5
+    assert world.status.ledger.unsettled_milliseconds == 0
+    world.assert_ledger_sums()
+
+
+def test_the_next_attempt_stands_still_for_itself(training) -> None:
+    world = training(1)
+    world.jump(60)
+    world.train(20, stalled_seconds=(10, 0))
+    world.settle()
+    world.fail(0)
+    world.settle()
+    world.jump(30)
+    world.train(21, stalled_seconds=(3, 0))
+    world.jump(60)
+    world.train(22, stalled_seconds=(4, 0))
+    world.settle()
+    assert world.spent(Bucket.CHECKPOINT_STALL) == 10 + 4
+    world.assert_ledger_sums()
+    world.assert_prices_sum()
+
+
 def test_the_commit_is_acknowledged_to_the_agents_once_it_is_written(training) -> None:
     world = training(1, commit=None, step=5)
     world.jump(20)

@@ -114,6 +114,10 @@ class AnyWorld(RuleBasedStateMachine):
         self.world.assert_ledger_sums()
 
     @invariant()
+    def the_incidents_prices_are_the_losses(self) -> None:
+        self.world.assert_prices_sum()
+
+    @invariant()
     def counters_never_go_back(self) -> None:
         ledger = self.world.status.ledger
         for bucket, before in self.buckets.items():

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goodput.data import Batches, permuted
+from goodput import data as goodput_data
+from goodput.data import Batches, permuted, watched
+from goodput.session import Session
 
 ANY = settings(max_examples=25, deadline=None)
 
@@ -21,6 +23,19 @@ class Attempt:
     micro_batch_size: int
     saved_steps: int
     lost_steps: int
+
+
+def test_what_is_waited_for_is_a_stall_and_what_was_ready_is_none(monkeypatch) -> None:
+    times = iter(range(0, 1000, 10))
+    session = Session({}, clock=lambda: float(next(times)))
+    monkeypatch.setattr(goodput_data.session, "current", lambda: session)
+    seen = []
+    for number in watched("ab"):
+        session.step(len(seen))
+        seen.append(number)
+    assert seen == ["a", "b"]
+    # Of three waits, ten seconds each, one was for the first batch: the start's own.
+    assert session.stalls_since(1)["stalled"] == {"data": 20_000}
 
 
 PARTS = 48  # every replicas × micro-batch below divides a batch of this or a multiple

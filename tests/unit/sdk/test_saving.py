@@ -43,7 +43,7 @@ def test_a_publication_is_told_to_the_agent(trainer, agent) -> None:
     running = trainer(3)
     running.session.step(7)
     running.save(7)
-    hello, step, commit = agent.heard()
+    hello, step, commit, _ = agent.heard()
     assert (hello["kind"], hello["pid"]) == ("hello", os.getpid())
     assert (commit["kind"], commit["step"], commit["attempt"], commit["rank"]) == (
         "commit",

@@ -214,3 +214,39 @@ def test_one_who_has_saved_as_asked_rests_until_he_is_let_go(session, agent) -> 
     asked(agent, None)
     resting.join(10)
     assert not resting.is_alive()
+
+
+def test_how_long_training_stands_still_is_told_with_the_steps(
+    session, agent, clock: Clock
+) -> None:
+    with session.stalled("data"):
+        clock.now += 5  # the first batch: the start's own time
+    session.step(1)
+    for seconds in (2.0, 0.5):
+        with session.stalled("data"):
+            clock.now += seconds
+    with session.stalled("checkpoint"), session.stalled("data"):
+        clock.now += 3
+    clock.now += 1
+    session.step(2)
+    assert agent.heard()[-1]["stalled"] == {"data": 2500, "checkpoint": 3000}
+
+
+def test_a_commit_tells_what_of_it_came_after_its_step(session, clock: Clock) -> None:
+    session.step(1)
+    with session.stalled("data"):
+        clock.now += 2
+    session.step(2)
+    with session.stalled("checkpoint"):
+        clock.now += 4
+        assert session.stalls_since(2) == {
+            "stalled": {"data": 2000, "checkpoint": 4000},
+            "since": 4000,
+        }
+
+
+def test_who_never_stands_still_says_nothing_of_it(session, agent, clock: Clock) -> None:
+    session.step(1)
+    session.say_stalls()
+    assert [message["kind"] for message in agent.heard()] == ["hello", "step"]
+    assert session.stalls_since(1) == {}
