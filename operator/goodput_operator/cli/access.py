@@ -112,6 +112,8 @@ def kubectl_error(text: str) -> ApiError:
         return ForbiddenError(words, code=403, reason=reason)
     if reason == "Unauthorized" or "must be logged in" in words:
         return ForbiddenError(f"the API server does not know you: {words}", code=401)
+    if words == "error: EOF":  # it has asked for a user name, and nobody was there
+        return ForbiddenError("kubectl has no credentials for this cluster: log in first", code=401)
     if reason == "NotFound":
         return NotFoundError(words, code=404, reason=reason)
     return UnavailableError(words.removeprefix("error: "), reason=reason)

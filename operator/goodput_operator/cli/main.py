@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from goodput_operator.cli.access import Cluster, environment_door
 from goodput_operator.cli.job import Job, read_event, read_job, read_pod
-from goodput_operator.cli.page import Page
+from goodput_operator.cli.page import Page, Span, line
 from goodput_operator.cli.terminal import show, watch
-from goodput_operator.errors import GoodputError
+from goodput_operator.errors import GoodputError, UnavailableError
 
 WATCH_SECONDS = 2.0
 """How often `--watch` looks: by `get`, which takes no further right."""
@@ -53,9 +53,18 @@ def _status(options: argparse.Namespace) -> None:
 
     cluster = _cluster(options)
 
+    seen: Page = ()
+
     def look() -> tuple[Page, bool]:
-        job = read_job(cluster.job(options.job))
-        return status_page(job, _now(), options.steps), job.finished_at is None
+        nonlocal seen
+        try:
+            job = read_job(cluster.job(options.job))
+        except UnavailableError as error:
+            if not seen:
+                raise
+            return (*seen, line(Span(f"Now it cannot be read: {error}", "warn"))), True
+        seen = status_page(job, _now(), options.steps)
+        return seen, job.finished_at is None
 
     if options.watch:
         watch(look, WATCH_SECONDS, sys.stdout, os.environ)

@@ -52,6 +52,7 @@ FORBIDDEN = (
             "The connection to the server a:1 was refused",
         ),
         ('error: context "x" does not exist\n', UnavailableError, 'context "x" does not exist'),
+        ("error: EOF\n", ForbiddenError, "no credentials for this cluster: log in first"),
         ("", UnavailableError, "kubectl failed"),
     ],
 )
