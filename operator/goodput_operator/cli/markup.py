@@ -58,6 +58,7 @@ th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px so
   vertical-align: top }
 th { color: var(--soft); font-weight: 500 }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.key { white-space: nowrap; margin-right: 1em }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px }
 """
 
@@ -115,10 +116,11 @@ def color_of(bucket: str) -> str:
 def legend(buckets: Iterable[str]) -> str:
     """Return which colour is which bucket."""
     parts = (
-        f'<span class="swatch" style="background:{color_of(one)}"></span> {escape(one)}'
+        '<span class="key"><span class="swatch" '
+        f'style="background:{color_of(one)}"></span> {escape(one)}</span>'
         for one in buckets
     )
-    return f'<p class="soft">{" &nbsp; ".join(parts)}</p>'
+    return f'<p class="soft">{" ".join(parts)}</p>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class Block:
 
 def rows_picture(title: str, rows: Sequence[tuple[str, Sequence[Block], str]]) -> str:
     """Return rows of blocks below each other, with a label to the left and one to the right."""
-    left, right = 170, 150
+    left, right = 150, 200
     room = PLOT_WIDTH - left - right
     height = len(rows) * ROW_HEIGHT + 4
     parts = [_open(title, height)]
