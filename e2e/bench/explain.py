@@ -29,6 +29,7 @@ from .harness.api_tier import JOBS, PODS, Client, api_tier, client
 from .harness.load import percentile
 
 COUNT, EVENTS, TRIES = 1000, 10, 21
+CONNECTIONS = 8
 _EVENTS = "/api/v1/namespaces/default/events"
 
 
@@ -112,7 +113,7 @@ def measure(plane: ControlPlane) -> dict[str, float]:
     """Return the figures."""
 
     async def filled() -> None:
-        async with client(plane) as api:
+        async with client(plane, CONNECTIONS) as api:
             await fill(api)
 
     asyncio.run(filled())
