@@ -121,7 +121,7 @@ lock: $(CACHE)/uv-$(UV_VERSION)/bin/uv ## pin the dependencies anew (UPGRADE=1: 
 		echo "pinning $$out.lock"; \
 		$< pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-header --annotation-style line $(if $(UPGRADE),--upgrade) pyproject.toml \
-			$$([ $$out = requirements ] || echo "--group dev -c requirements.lock") -o $$out.lock; \
+			$$([ $$out = requirements ] || echo "--extra cli --group dev -c requirements.lock") -o $$out.lock; \
 	done
 
 .PHONY: clean
