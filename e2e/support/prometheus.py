@@ -28,8 +28,8 @@ from e2e.cluster.progress import step, wait_until
 from e2e.cluster.run import run
 
 PROGRAMS = ("prometheus", "promtool")
-JOB_SERIES = "goodput_(accelerator|unsettled|job)_.+"
-"""The series that are a TrainingJob's, and no replica's."""
+JOB_SERIES = "()goodput_(?:accelerator|unsettled|job)_.+"
+"""The series that are a TrainingJob's; what names a replica is replaced by the empty group."""
 _PACKAGE = "prometheus"
 _READY_SECONDS = 30
 Series = dict[str, Any]
@@ -172,12 +172,7 @@ def configuration(
 ) -> dict[str, Any]:
     """Return a configuration that scrapes replicas as the chart's ServiceMonitor does."""
     dropped = [
-        {
-            "source_labels": ["__name__"],
-            "regex": JOB_SERIES,
-            "target_label": label,
-            "replacement": "",
-        }
+        {"source_labels": ["__name__"], "regex": JOB_SERIES, "target_label": label}
         for label in ("instance", "pod")
     ]
     return {

@@ -97,6 +97,11 @@ class Metrics:
         """Take in a TrainingJob that has changed; None: it is gone."""
         self._jobs.write(key, job)
 
+    def collect(self) -> Iterator[Metric]:
+        """Yield what a leader shows beside the jobs."""
+        yield from self._cluster.collect()
+        yield from self._registry.collect()
+
     def render(self) -> bytes:
         """Return the page in the text format 0.0.4; its content type is `CONTENT_TYPE`."""
         health = generate_latest(self._registry)
