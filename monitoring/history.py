@@ -1,4 +1,4 @@
-"""Some hours of four jobs, played by the operator's own code on a virtual clock, as Prometheus has it.
+"""Some hours of four jobs, played by the operator on a virtual clock, as Prometheus has them.
 
 The clusters and agents are simulated (`tests.simulation`); what /metrics shows of a job every
 half minute, and what the rules make of it, is not. It is what the pictures are drawn from.
@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,13 +143,14 @@ async def _play(recorder: Recorder, played: Played, world: World) -> None:
     world.operator.parts.jobs.on_every_change(
         lambda _, job: metrics.follow(KEY, job and _named(job, played.name))
     )
-    due = sorted([(played.begins, partial(_create, played)), *played.harms], key=lambda one: one[0])
+    due: list[tuple[float, Harm]] = [(played.begins, partial(_create, played)), *played.harms]
+    due.sort(key=lambda one: one[0])
     for number in range(int(HOURS * HOUR / SCRAPE_SECONDS)):
         at = number * SCRAPE_SECONDS
         while due and due[0][0] * HOUR <= at:
             due.pop(0)[1](world)
         await asyncio.sleep(max(0.0, at - world.clock()))
-        recorder.take(metrics.render().decode(), (START + timedelta(seconds=at)).timestamp())
+        recorder.take(metrics.render().decode(), begin() + at)
 
 
 def _metrics(world: World) -> Metrics:
@@ -223,12 +223,12 @@ def remembered(history: str, where: Path) -> Iterator[Prometheus]:
 
 def begin() -> float:
     """Return when the history begins, in seconds since the epoch."""
-    return START.timestamp()
+    return float(START.timestamp())
 
 
 def end() -> float:
     """Return when its last scrape was."""
-    return (START + timedelta(hours=HOURS, seconds=-SCRAPE_SECONDS)).timestamp()
+    return begin() + HOURS * HOUR - SCRAPE_SECONDS
 
 
 def in_turn(rules: list[Rule]) -> Iterator[dict[str, Any]]:
@@ -252,8 +252,3 @@ def _rules() -> list[Rule]:
         *(rule for rule in recorded if "record" in rule),
         {"record": PRICE, "expr": price, "labels": {"accelerator": GPU}},
     ]
-
-
-def now() -> datetime:
-    """Return the end of the history as a time of day."""
-    return datetime.fromtimestamp(end(), UTC)

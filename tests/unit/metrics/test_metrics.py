@@ -66,17 +66,7 @@ goodput_job_info{namespace="lab",job="gpt",uid="u-1",queue="gold",team="speech",
 priority_class="urgent",backend="BuiltIn",launcher="Processes",accelerator="nvidia.com/gpu"} 1
 goodput_job_created_timestamp_seconds{namespace="lab",job="gpt"} 1767225600.000
 goodput_job_phase{namespace="lab",job="gpt",phase="Running"} 1
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="productive"} 118230.001
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="queued"} 0.000
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="scheduling"} 0.000
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="pod_start"} 0.000
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="startup"} 0.000
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="restore"} 0.000
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="lost_work"} 0.005
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="detection"} 0.000
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="recovery"} 0.000
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="suspended"} 0.000
-goodput_accelerator_seconds_total{namespace="lab",job="gpt",bucket="unknown"} 0.000
+BUCKETS
 goodput_unsettled_accelerator_seconds{namespace="lab",job="gpt"} 40.000
 goodput_job_accelerators{namespace="lab",job="gpt"} 32
 goodput_job_workers{namespace="lab",job="gpt",state="wanted"} 4
@@ -94,7 +84,15 @@ goodput_job_step{namespace="lab",job="gpt"} 1410
 goodput_job_step_duration_seconds{namespace="lab",job="gpt"} 0.412
 goodput_job_durable_step{namespace="lab",job="gpt"} 1400
 goodput_job_checkpoint_timestamp_seconds{namespace="lab",job="gpt"} 1767323045.678
-"""
+""".replace(
+    "BUCKETS",
+    "\n".join(
+        f'goodput_accelerator_seconds_total{{namespace="lab",job="gpt",bucket="{bucket}"}} {seconds}'
+        for bucket in Bucket
+        if bucket is not Bucket.DEGRADED
+        for seconds in [{"productive": "118230.001", "lost_work": "0.005"}.get(bucket, "0.000")]
+    ),
+)
 
 
 class World:
