@@ -17,6 +17,8 @@ from e2e.support.watching import TIMES, failed_rules, unrecorded, wait_seen, wri
 from monitoring.asking import Shown, ask
 from monitoring.dashboards import dashboards
 
+pytestmark = pytest.mark.alone  # it kills the leader, and counts what is free
+
 WORKERS, STEPS, STEP_SECONDS, CHECKPOINT_EVERY = 2, 300, 0.1, 25
 HTTP_PORT = 8080
 WHOLE_NODE = 8

@@ -84,13 +84,15 @@ goodput_job_step{namespace="lab",job="gpt"} 1410
 goodput_job_step_duration_seconds{namespace="lab",job="gpt"} 0.412
 goodput_job_durable_step{namespace="lab",job="gpt"} 1400
 goodput_job_checkpoint_timestamp_seconds{namespace="lab",job="gpt"} 1767323045.678
-""".replace(
+"""
+SECONDS = {"productive": "118230.001", "lost_work": "0.005"}
+JOB_LINES = JOB_LINES.replace(
     "BUCKETS",
     "\n".join(
-        f'goodput_accelerator_seconds_total{{namespace="lab",job="gpt",bucket="{bucket}"}} {seconds}'
+        'goodput_accelerator_seconds_total{namespace="lab",job="gpt",'
+        f'bucket="{bucket}"}} {SECONDS.get(bucket, "0.000")}'
         for bucket in Bucket
         if bucket is not Bucket.DEGRADED
-        for seconds in [{"productive": "118230.001", "lost_work": "0.005"}.get(bucket, "0.000")]
     ),
 )
 
