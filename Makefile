@@ -47,13 +47,14 @@ test: $(READY) ## everything: lint, unit, contract, e2e; makes a cluster and rem
 	@$(PY) -m e2e.support.suite
 
 .PHONY: lint
-lint: $(READY) ## style, types, import layers, and that the CRD is the generated one
+lint: $(READY) ## style, types, import layers, and that what is generated is up to date
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/mypy e2e crds
+	@$(BIN)/mypy e2e crds monitoring
 	@PYTHONPATH=operator $(BIN)/lint-imports --no-cache --no-logo
 	@$(PY) -c "$$CRD_IS_GENERATED"
+	@$(PY) -m monitoring --check
 
 .PHONY: unit
 unit: $(READY) ## the tests that need no cluster
@@ -114,6 +115,11 @@ cluster-down: $(READY) ## remove that cluster
 .PHONY: crds
 crds: $(READY) ## write the CRD, here and in the chart, from the models
 	@$(PY) crds/generate.py
+
+.PHONY: dashboards
+dashboards: $(READY) ## write rules, dashboards and the list of metrics, and draw every panel
+	@PYTHONPATH=operator $(PY) -m monitoring
+	@PYTHONPATH=operator $(PY) -m monitoring.pictures
 
 .PHONY: lock
 lock: $(CACHE)/uv-$(UV_VERSION)/bin/uv ## pin the dependencies anew (UPGRADE=1: to the newest that fit)

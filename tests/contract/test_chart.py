@@ -13,6 +13,7 @@ import yaml
 from e2e.cluster.binaries import KUBERNETES_VERSION
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.errors import ClusterError
+from e2e.support import prometheus
 from goodput_operator.controller import settings
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "goodput-operator"
@@ -31,6 +32,11 @@ EVERYTHING = {
     "workers": 4,
     "resyncSeconds": 60,
     "log": {"format": "text", "level": "debug"},
+    "metrics": {
+        "queueLabel": "",
+        "teamLabel": "example.com/team",
+        "dashboards": {"create": True, "annotations": {"a": "b"}},
+    },
     "serviceAccount": {"name": "other", "annotations": {"a": "b"}},
     "networkPolicy": {"create": True, "metricsFrom": [{"namespaceSelector": {}}]},
     "namespace": {"create": True},
@@ -41,6 +47,20 @@ EVERYTHING = {
     "tolerations": [{"operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
 }
+MONITORED = {
+    "metrics": {
+        "serviceMonitor": {"create": True, "labels": {"release": "mine"}},
+        "podMonitor": {"create": True, "interval": "15s"},
+        "prometheusRule": {
+            "create": True,
+            "target": 0.9,
+            "pricePerAcceleratorHour": {"nvidia.com/gpu": 2.5},
+            "runbookUrl": "https://docs.example/runbook",
+        },
+        "dashboards": {"create": True},
+    }
+}
+"""What needs the Prometheus operator's own definitions, which no plain API server has."""
 BARE = {
     "replicas": 1,
     "crds": {"install": False},
@@ -116,6 +136,8 @@ def test_the_api_server_accepts_what_is_rendered(
         pytest.param({"log": {"level": "loud"}}, id="a level that does not exist"),
         pytest.param({"agentUrl": "http://plain"}, id="agents without TLS"),
         pytest.param({"watchNamespaces": ["Not_A_Name"]}, id="no namespace's name"),
+        pytest.param({"metrics": {"teamLabel": "a/b/c"}}, id="no label's key"),
+        pytest.param({"metrics": {"prometheusRule": {"target": 85}}}, id="a share above one"),
     ],
 )
 def test_helm_refuses_a_wrong_value(cluster: Cluster, namespace: str, wrong: Object) -> None:
@@ -136,6 +158,8 @@ def test_the_operator_understands_its_command_line(cluster: Cluster) -> None:
     assert (told.lease.duration_seconds, told.lease.renew_seconds) == (6, 1.5)
     assert (told.workers, told.queue.resync_seconds) == (4, 60)
     assert (told.log_format, told.log_level) == ("text", "debug")
+    assert (told.job_labels.queue, told.job_labels.team) == ("", "example.com/team")
+    assert plain.job_labels == settings.parse(["--agent-image=x"], {}).job_labels
 
 
 def test_the_services_lead_to_the_ports_that_the_operator_opens(cluster: Cluster) -> None:
@@ -148,6 +172,69 @@ def test_the_services_lead_to_the_ports_that_the_operator_opens(cluster: Cluster
         assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports.keys()
     assert named(objects, "Service", operator.service)
+
+
+def test_nothing_is_there_for_prometheus_and_grafana_unless_it_is_asked_for(
+    cluster: Cluster,
+) -> None:
+    kinds = {one["kind"] for one in render(cluster, "goodput-system")}
+    assert not kinds & {"ServiceMonitor", "PodMonitor", "PrometheusRule", "ConfigMap"}
+
+
+def test_the_monitors_find_the_port_of_the_metrics_and_keep_the_jobs_labels(
+    cluster: Cluster,
+) -> None:
+    objects = render(cluster, "goodput-system", MONITORED)
+    service = named(objects, "Service", "goodput-operator-metrics")
+    pod = named(objects, "Deployment")["spec"]["template"]
+    by_service, by_pod = named(objects, "ServiceMonitor"), named(objects, "PodMonitor")
+    assert by_service["metadata"]["labels"]["release"] == "mine"
+    wanted = by_service["spec"]["selector"]["matchLabels"].items()
+    assert wanted <= service["metadata"]["labels"].items()
+    assert not wanted <= named(objects, "Service", "goodput-operator")["metadata"]["labels"].items()
+    assert by_pod["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (of_service,), (of_pod,) = (
+        by_service["spec"]["endpoints"],
+        by_pod["spec"]["podMetricsEndpoints"],
+    )
+    assert of_service["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert of_pod["port"] in {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert (of_service["interval"], of_pod["interval"]) == ("30s", "15s")
+    for endpoint in (of_service, of_pod):
+        assert endpoint["honorLabels"] is True
+        taken = {one["targetLabel"] for one in endpoint["metricRelabelings"]}
+        assert taken >= {"instance", "pod"}
+        assert {one["regex"] for one in endpoint["metricRelabelings"]} == {prometheus.JOB_SERIES}
+
+
+def test_the_rules_carry_the_installations_target_prices_and_runbook(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    reason = prometheus.unavailable_reason()
+    if reason is not None:
+        pytest.skip(reason)
+    rules = named(render(cluster, "goodput-system", MONITORED), "PrometheusRule")["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    assert "SUCCESS" in prometheus.promtool("check", "rules", "rules.yaml", cwd=tmp_path)
+    settled, *others = rules["groups"]
+    assert [(one["record"], one["expr"]) for one in settled["rules"]] == [
+        ("goodput:target:ratio", "vector(0.9)"),
+        ("goodput:accelerator_hour:price", "vector(2.5)"),
+    ]
+    alerts = [rule for group in others for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    for rule in alerts:
+        assert rule["annotations"]["runbook_url"].startswith("https://docs.example/runbook#goodput")
+
+
+def test_each_dashboard_comes_whole_in_a_config_map(cluster: Cluster) -> None:
+    objects = render(cluster, "goodput-system", MONITORED)
+    found = [one for one in objects if one["kind"] == "ConfigMap"]
+    assert all(one["metadata"]["labels"]["grafana_dashboard"] == "1" for one in found)
+    shown = {name: json.loads(text) for one in found for name, text in one["data"].items()}
+    files = sorted((CHART / "dashboards").glob("*.json"))
+    assert shown == {f"goodput-{one.name}": json.loads(one.read_text()) for one in files}
+    assert len(shown) == 3
 
 
 def test_a_dead_leader_is_replaced_within_fifteen_seconds(cluster: Cluster) -> None:

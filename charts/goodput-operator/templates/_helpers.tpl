@@ -57,3 +57,16 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   name: {{ include "goodput.serviceAccount" . }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
+
+{{/* How a replica is scraped. A job's series belong to no replica: another leader goes on with
+them, so what names the target is replaced by "$1", the empty group. (An empty `replacement` would
+say it better, but older Prometheus operators take that for none.) */}}
+{{- define "goodput.scrape" -}}
+honorLabels: true
+metricRelabelings:
+{{- range list "instance" "pod" "container" "endpoint" "service" }}
+- sourceLabels: [__name__]
+  regex: ()goodput_(?:accelerator|unsettled|job)_.+
+  targetLabel: {{ . }}
+{{- end }}
+{{- end }}

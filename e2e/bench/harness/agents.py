@@ -106,12 +106,14 @@ class Agent:
     Attributes:
         connected: set once the operator has answered it.
         troubles: exchanges that failed.
+        saves: its trainer says with each step that this is saved, too.
     """
 
     seat: Seat
     context: ssl.SSLContext
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     troubles: int = 0
+    saves: bool = False
     _core: Core = field(init=False)
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _held: bool = False
@@ -196,6 +198,11 @@ class Agent:
         for rank in self._ranks:
             self._carry_out(self._core.spawned(world.attempt, rank, _now()))
 
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the training processes by a signal, as from outside."""
+        self._die(number)
+        self._hurry.set()
+
     def _die(self, number: int) -> None:
         ranks, self._ranks = self._ranks, ()
         for rank in ranks:
@@ -216,6 +223,9 @@ class Agent:
                 "milliseconds": 1000,
             }
             self._carry_out(self._core.heard(json.dumps(said).encode(), _now()))
+            if self.saves and self._ranks[0] == 0:
+                saved = {**said, "kind": "commit", "step_at": said["at"]}
+                self._carry_out(self._core.heard(json.dumps(saved).encode(), _now()))
 
 
 def _now() -> int:

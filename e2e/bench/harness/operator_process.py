@@ -38,9 +38,14 @@ class OperatorProcess:
         self.agent_port = agent_port
         self._http_port = http_port
 
+    @property
+    def metrics_address(self) -> str:
+        """Return the host and port of /metrics."""
+        return f"127.0.0.1:{self._http_port}"
+
     def metrics(self) -> str:
         """Return the page of /metrics."""
-        url = f"http://127.0.0.1:{self._http_port}/metrics"
+        url = f"http://{self.metrics_address}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             page: bytes = answer.read()
         return page.decode()

@@ -16,6 +16,8 @@ LARGEST = 2**53 - 1
 """The largest number that an agent can be told, and that is exact everywhere in JSON."""
 MAX_SLOT = 9_999
 MAX_ATTEMPT = 1_000_000_000
+MAX_REASONS = 6
+"""How many reasons of incidents are counted apart, the last of them being Other."""
 
 
 def _reckonable(number: int) -> int:
@@ -260,6 +262,8 @@ class RecoveryStatus(ApiModel):
 
     total: Count = 0
     """Incidents that ended an attempt; suspensions and changes of size are none."""
+    by_reason: dict[str, Count] = Field(default_factory=dict, max_length=MAX_REASONS)
+    """The same by reason; whatever has no place of its own is under Other."""
     restarts: list[RestartRecord] = Field(default_factory=list, max_length=1000)
     """The charged ones inside the window, oldest first."""
     without_progress: Count = 0

@@ -12,6 +12,8 @@ from typing import Any
 from goodput_operator.observe.agents import JobKey
 
 Job = dict[str, Any]
+JobFollower = Callable[[JobKey, Job | None], None]
+"""Called with the key and the new state (None: it is not there)."""
 JobListener = Callable[[JobKey, Job | None, Job | None], None]
 """Called with the key, the old state and the new one (None: it is not there)."""
 
@@ -25,6 +27,7 @@ class JobStore:
         self._jobs: dict[JobKey, Job] = {}
         self._tombstones: OrderedDict[JobKey, int] = OrderedDict()
         self._listeners: list[JobListener] = []
+        self._followers: list[JobFollower] = []
 
     def get(self, key: JobKey) -> Job | None:
         """Return the job as last known; the caller must not change it."""
@@ -34,16 +37,16 @@ class JobStore:
         """Return the keys of all jobs, sorted."""
         return tuple(sorted(self._jobs))
 
-    def all(self) -> Iterable[Job]:
-        """Return all jobs."""
-        return self._jobs.values()
-
     def __len__(self) -> int:
         return len(self._jobs)
 
     def on_change(self, listener: JobListener) -> None:
         """Call `listener` after every change that we did not make ourselves."""
         self._listeners.append(listener)
+
+    def on_every_change(self, follower: JobFollower) -> None:
+        """Call `follower` after every change, our own writes included."""
+        self._followers.append(follower)
 
     def put(self, job: Mapping[str, Any]) -> None:
         """Take in what a write of ours returned. It is no news, so nobody is told."""
@@ -97,6 +100,7 @@ class JobStore:
             return False
         self._tombstones.pop(key, None)
         self._jobs[key] = trim(job)
+        self._follow(key)
         return True
 
     def _remove(self, key: JobKey, version: int) -> bool:
@@ -107,7 +111,13 @@ class JobStore:
         self._tombstones[key] = max(version, self._tombstones.pop(key, -1))
         while len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
-        return self._jobs.pop(key, None) is not None
+        known = self._jobs.pop(key, None)
+        self._follow(key)
+        return known is not None
+
+    def _follow(self, key: JobKey) -> None:
+        for follower in self._followers:
+            follower(key, self._jobs.get(key))
 
     def _tell(self, key: JobKey, old: Job | None) -> None:
         for listener in self._listeners:

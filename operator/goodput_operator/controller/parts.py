@@ -116,7 +116,7 @@ def build(
     )
     metrics = Metrics(
         Sources(
-            jobs=jobs.all,
+            jobs=lambda: len(jobs),
             queue_depth=lambda: queue.depth,
             watch_ages_seconds=lambda: {
                 "trainingjobs": watch.silence_seconds(),
@@ -125,8 +125,12 @@ def build(
             api_requests=lambda: gateway.requests,
             report_results=lambda: handler.results,
             agents=lambda: len(agents),
-        )
+            accelerators=lambda: book.accelerators() if book is not None else {},
+            now=utc_now,
+        ),
+        settings.job_labels,
     )
+    jobs.on_every_change(metrics.follow)
     queue = WorkQueue(
         visit,
         keep=lambda key: jobs.get(key) is not None,

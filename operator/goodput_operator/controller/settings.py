@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from goodput_operator.controller.queue import QueueTiming
 from goodput_operator.effects.lease import LeaseTiming
+from goodput_operator.metrics import JobLabels
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
@@ -34,6 +35,7 @@ class Settings:
     lease: LeaseTiming
     queue: QueueTiming
     workers: int
+    job_labels: JobLabels
     kubeconfig: str | None
     log_format: str
     log_level: str
@@ -84,6 +86,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         lease=lease,
         queue=QueueTiming(resync_seconds=given.resync_seconds),
         workers=given.workers,
+        job_labels=JobLabels(queue=given.queue_label, team=given.team_label),
         kubeconfig=given.kubeconfig,
         log_format=given.log_format,
         log_level=given.log_level,
@@ -131,6 +134,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_ports(parser)
     _add_agents(parser)
     _add_pace(parser)
+    _add_metrics(parser)
     logs = parser.add_argument_group("logs")
     logs.add_argument("--log-format", choices=("text", "json"), default="text", help=" ")
     logs.add_argument(
@@ -194,6 +198,22 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=QueueTiming().resync_seconds,
         help="every job is looked at this often even when nothing happens",
+    )
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    metrics = parser.add_argument_group("metrics")
+    metrics.add_argument(
+        "--queue-label",
+        default="kueue.x-k8s.io/queue-name",
+        metavar="LABEL",
+        help="label of a TrainingJob that goodput_job_info shows as its queue; empty: none",
+    )
+    metrics.add_argument(
+        "--team-label",
+        default="team",
+        metavar="LABEL",
+        help="label that it shows as the team; empty: none",
     )
 
 

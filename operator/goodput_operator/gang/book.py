@@ -207,6 +207,18 @@ class Book:
         offered = account.node.allocatable if account.node else {}
         return {name: account.free(name) for name in offered}
 
+    def accelerators(self) -> dict[str, tuple[int, int]]:
+        """Return how many accelerators the nodes that take workers have and have left, by name."""
+        found: dict[str, tuple[int, int]] = {}
+        for account in self._accounts.values():
+            if account.node is None or account.node.closed:
+                continue
+            for name, amount in account.node.allocatable.items():
+                if is_accelerator(name):
+                    there, left = found.get(name, (0, 0))
+                    found[name] = there + amount, left + max(0, account.free(name))
+        return found
+
     def used(self) -> dict[str, dict[str, int]]:
         """Return what is held or promised on each node."""
         return {name: dict(one.used) for name, one in sorted(self._accounts.items())}

@@ -4,7 +4,7 @@ Pure functions from one status to the next. Who calls them, and when, is in `pla
 The number only grows, and nothing here is undone: a new try is a new attempt.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from goodput.protocol import Commit
@@ -12,6 +12,7 @@ from goodput_operator.api.base import truncate
 from goodput_operator.api.spec import RecoverySpec, TrainingJobSpec
 from goodput_operator.api.status import (
     MAX_ATTEMPT,
+    MAX_REASONS,
     AttemptState,
     AttemptStatus,
     CheckpointStatus,
@@ -28,6 +29,7 @@ from goodput_operator.observe.snapshot import NodeHealth, Worker
 from goodput_operator.plan.elastic import remembering, with_exposure
 from goodput_operator.plan.reasons import (
     NOT_CONFIRMED,
+    OTHER_REASON,
     PLANNED,
     RESIZED,
     SUSPENDED,
@@ -344,12 +346,20 @@ def _counted(view: View, attempt: AttemptStatus) -> RecoveryStatus:
     charged = 0 if progressed else recovery.charged_without_progress + int(attempt.charged)
     return RecoveryStatus(
         total=recovery.total + 1,
+        by_reason=tally(recovery.by_reason, attempt.reason),
         restarts=restarts[-1000:],
         without_progress=without,
         charged_without_progress=charged,
         start_failures=0,
         not_before=truncate(ended_at + timedelta(seconds=backoff_seconds(policy, without))),
     )
+
+
+def tally(counts: Mapping[str, int], reason: str) -> dict[str, int]:
+    """Return the counts with one more; they stay few, whatever reasons the years bring."""
+    known = reason in counts or len(counts) < MAX_REASONS - 1
+    name = reason if known else OTHER_REASON
+    return dict(sorted({**counts, name: counts.get(name, 0) + 1}.items()))
 
 
 def _exclusions(view: View) -> list[Exclusion]:

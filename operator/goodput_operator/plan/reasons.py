@@ -10,6 +10,8 @@ NOT_CONFIRMED = "NotConfirmed"
 RESIZED = "Resized"
 UNSCHEDULABLE = "Unschedulable"
 DO_NOT_REQUEUE = "DoNotRequeue"
+OTHER_REASON = "Other"
+"""Under which incidents are counted whose own reason has no place."""
 PLANNED = frozenset({SUSPENDED, RESIZED, NOT_CONFIRMED})
 """Ends that are no incident: the user's wish, our own, or a start that is tried again."""
 

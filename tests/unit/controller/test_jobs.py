@@ -57,6 +57,18 @@ def test_versions_are_compared_as_numbers() -> None:
     assert store.version() == 100
 
 
+def test_a_follower_hears_of_every_change_our_own_included() -> None:
+    store, heard = JobStore(), list[tuple[JobKey, int | None]]()
+    store.on_every_change(lambda key, new: heard.append((key, version(new))))
+    store.observe(job(1))
+    store.put(job(2))
+    store.put(job(1))
+    store.relist(store.versions(), [job(3)])
+    store.observe(job(4), deleted=True)
+    assert heard[:2] == [(A, 1), (A, 2)]
+    assert heard[-2:] == [(A, 3), (A, None)]
+
+
 def test_what_we_wrote_ourselves_is_known_at_once_and_is_no_news() -> None:
     store = Told()
     store.observe(job(1))

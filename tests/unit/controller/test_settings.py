@@ -3,6 +3,7 @@
 import pytest
 
 from goodput_operator.controller.settings import Settings, bracketed, parse
+from goodput_operator.metrics import JobLabels
 
 IMAGE = ["--agent-image=registry.example.com/goodput:1"]
 
@@ -66,3 +67,9 @@ def test_nonsense_is_refused_with_the_flags_name(
         parse(arguments, {})
     assert refusal.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_labels_of_queue_and_team_can_be_chosen() -> None:
+    assert read().job_labels == JobLabels("kueue.x-k8s.io/queue-name", "team")
+    chosen = read("--queue-label=example.com/queue", "--team-label=").job_labels
+    assert chosen == JobLabels("example.com/queue", "")

@@ -359,3 +359,12 @@ def test_growth_that_waits_keeps_no_room_from_anybody() -> None:
     cluster = book(node("a"))
     cluster.wait(JOB, gang(1, bound={7: "z"}, priority=LEFT_OVER), NOW)
     assert isinstance(cluster.place(("default", "other"), gang(1), later(4000)), Placement)
+
+
+def test_the_accelerators_of_nodes_that_take_workers_are_counted() -> None:
+    cluster = book(node("a"), node("b", gpus=4), node("c", cordoned=True), node("d", gpus=0))
+    assert cluster.accelerators() == {GPU: (12, 12)}
+    cluster.promise(JOB, {POD: "a"}, gang(1).requests, NOW)
+    assert cluster.accelerators() == {GPU: (12, 4)}
+    cluster.pod_changed(None, foreign("x", on="b", gpus=6))
+    assert cluster.accelerators() == {GPU: (12, 0)}, "an overcommitted node has none, not less"

@@ -8,8 +8,15 @@ import pytest
 from goodput.protocol import Ancestor, Commit, Disk
 from goodput.protocol import World as GangWorld
 from goodput_operator.api.spec import RecoverySpec
-from goodput_operator.api.status import AttemptState, CheckpointStatus, ConditionType, Exclusion
-from goodput_operator.plan.attempt import backoff_seconds, is_newer
+from goodput_operator.api.status import (
+    MAX_REASONS,
+    AttemptState,
+    CheckpointStatus,
+    ConditionType,
+    Exclusion,
+)
+from goodput_operator.plan.attempt import backoff_seconds, is_newer, tally
+from goodput_operator.plan.reasons import OTHER_REASON
 
 
 def links(world) -> list[tuple[int, int, int]]:
@@ -292,3 +299,13 @@ def test_what_is_stopped_is_dated_within_its_life(training) -> None:
     recovering = world.condition(ConditionType.RECOVERING)
     assert (recovering.status, recovering.reason) == ("True", "ProcessFailed")
     assert recovering.message == world.attempt.message
+
+
+def test_incidents_are_counted_by_reason_and_the_reasons_stay_few() -> None:
+    counts: dict[str, int] = {}
+    for reason in ["ProcessFailed", *(f"Reason{number}" for number in range(20)), "ProcessFailed"]:
+        counts = tally(counts, reason)
+    assert len(counts) == MAX_REASONS
+    assert counts["ProcessFailed"] == 2
+    assert counts[OTHER_REASON] == 16
+    assert sum(counts.values()) == 22

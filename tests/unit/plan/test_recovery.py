@@ -28,6 +28,7 @@ def test_a_failed_process_is_restarted_at_once_in_the_same_pods(training) -> Non
     assert world.attempt.restore_step == 10
     assert world.status.recovery.total == 1
     assert [one.charged for one in world.status.recovery.restarts] == [True]
+    assert world.status.recovery.by_reason == {"ProcessFailed": 1}
 
 
 def test_only_the_lost_pod_is_replaced(training) -> None:

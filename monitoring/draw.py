@@ -1,0 +1,188 @@
+"""Draw a dashboard as Grafana would lay it out: the same panels, queries and colours, as SVG."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import dates
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from e2e.support.prometheus import Prometheus
+from monitoring.asking import Line, Shown, ask
+from monitoring.panels import COLOURS, COLUMNS, Dashboard, Kind, Panel, Unit, laid_out
+
+CELL_WIDTH, CELL_HEIGHT = 0.5, 0.34
+"""Of one cell of the layout, in inches."""
+MOST_LINES = 14
+PALETTE = ("#3274D9", "#37872D", "#FF780A", "#8F3BB8", "#C4162A", "#B89B00", "#1F8A8A", "#808080")
+STYLE = {
+    "svg.fonttype": "none",  # letters stay letters, which is small and can be searched
+    "svg.hashsalt": "goodput",  # the same picture is the same file
+    "font.family": "sans-serif",
+    "font.size": 7,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 6,
+}
+
+
+def draw(dashboard: Dashboard, prometheus: Prometheus, shown: Shown) -> str:
+    """Return the dashboard's picture.
+
+    Raises:
+        ClusterError: Prometheus refused a query.
+        ValueError: a panel shows nothing; its title is in the message.
+    """
+    placed = laid_out(dashboard.panels)
+    rows = max(place["y"] + place["h"] for _, place in placed)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(COLUMNS * CELL_WIDTH, rows * CELL_HEIGHT), layout="constrained")
+        grid = figure.add_gridspec(rows, COLUMNS)
+        for panel, place in placed:
+            lines = ask(prometheus, panel, shown)
+            if not lines:
+                raise ValueError(f"{dashboard.title}: {panel.title} shows nothing")
+            cells = grid[place["y"] : place["y"] + place["h"], place["x"] : place["x"] + place["w"]]
+            axes = figure.add_subplot(cells)
+            axes.set_title(panel.title)
+            _DRAWERS[panel.kind](axes, panel, lines[:MOST_LINES], shown)
+        picture = io.StringIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return picture.getvalue()
+
+
+def _timeseries(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
+    count = round((shown.end - shown.begin) / shown.step_seconds) + 1
+    times = [shown.begin + number * shown.step_seconds for number in range(count)]
+    moments: Any = [datetime.fromtimestamp(at, UTC) for at in times]
+    names, colours = [line.name for line in lines], _colours(lines)
+    if panel.stacked:
+        values = [_resampled(line, times, 0.0) for line in lines]
+        axes.stackplot(moments, *values, labels=names, colors=colours, alpha=0.85, step="post")
+    else:
+        for line, colour in zip(lines, colours, strict=True):
+            values_of_line = _resampled(line, times, math.nan)
+            axes.step(
+                moments, values_of_line, where="post", label=line.name, color=colour, linewidth=1
+            )
+    axes.set_ylim(bottom=0, top=1.02 if panel.unit is Unit.SHARE else None)
+    axes.set_xlim(moments[0], moments[-1])
+    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _shown(value, panel.unit)))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=panel.stacked)
+
+
+def _states(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
+    del panel
+    width = shown.step_seconds / 86_400
+    for place, line in enumerate(lines):
+        spans = [(dates.date2num(datetime.fromtimestamp(at, UTC)), width) for at, _ in line.points]
+        axes.broken_barh(spans, (place - 0.4, 0.8), facecolor=PALETTE[place % len(PALETTE)])
+    axes.set_yticks(range(len(lines)), [line.name for line in lines])
+    axes.xaxis_date()
+    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    begin, end = (datetime.fromtimestamp(at, UTC) for at in (shown.begin, shown.end))
+    axes.set_xlim(dates.date2num(begin), dates.date2num(end))
+
+
+def _bars(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
+    del shown
+    values = [line.points[-1][1] for line in lines]
+    places = range(len(lines))
+    axes.barh(places, values, color=_colours(lines), height=0.7)
+    axes.set_yticks(places, [line.name for line in lines])
+    axes.invert_yaxis()
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(
+            _shown(value, panel.unit),
+            (value, place),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.margins(x=0.25)
+
+
+def _stat(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
+    axes.axis("off")
+    for place, line in enumerate(lines):
+        value = line.points[-1][1]
+        text = _shown(value, panel.unit)
+        if panel.unit is Unit.TIME_AGO:
+            text = f"{_duration(shown.end - value / 1000)} ago"
+        left = (place + 0.5) / len(lines)
+        size = 16 if len(lines) < 3 else 11
+        axes.text(left, 0.55, text, ha="center", va="center", fontsize=size, color="#37872D")
+        axes.text(left, 0.12, line.name, ha="center", va="center", color="#606060")
+
+
+def _table(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
+    del shown
+    axes.axis("off")
+    ordered = sorted(lines, key=lambda line: -line.points[-1][1])
+    rows = [
+        [line.labels.get("namespace", ""), line.labels.get("job", ""), _shown(value, panel.unit)]
+        for line in ordered
+        for _, value in line.points[-1:]
+    ]
+    table = axes.table(rows, colLabels=["namespace", "job", "value"], loc="upper center", edges="B")
+    table.auto_set_font_size(value=False)
+    table.set_fontsize(7)
+
+
+_DRAWERS: dict[Kind, Callable[[Axes, Panel, list[Line], Shown], None]] = {
+    Kind.TIMESERIES: _timeseries,
+    Kind.STATES: _states,
+    Kind.BARS: _bars,
+    Kind.STAT: _stat,
+    Kind.TABLE: _table,
+}
+
+
+def _colours(lines: list[Line]) -> list[str]:
+    return [
+        COLOURS.get(line.labels.get("bucket", ""), PALETTE[place % len(PALETTE)])
+        for place, line in enumerate(lines)
+    ]
+
+
+def _resampled(line: Line, times: list[float], missing: float) -> list[float]:
+    known = {round(at): value for at, value in line.points}
+    return [known.get(round(at), missing) for at in times]
+
+
+def _shown(value: float, unit: Unit) -> str:
+    match unit:
+        case Unit.SHARE:
+            return f"{100 * value:.0f} %"
+        case Unit.SECONDS:
+            return _duration(value)
+        case Unit.MONEY:
+            return f"${value:,.2f}"
+        case Unit.BYTES:
+            return f"{value / 2**20:.0f} MiB"
+        case _:
+            return f"{value:,.4g}"
+
+
+def _duration(seconds: float) -> str:
+    for length, letter in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {letter}"
+    return f"{seconds:.3g} s"
