@@ -468,7 +468,7 @@ def essence(status: Mapping[str, Any]) -> str:
     kept = {
         name: value
         for name, value in status.items()
-        if name not in ("workers", "ledger", "goodput", "progress", "reason")
+        if name not in ("workers", "ledger", "incidents", "goodput", "progress", "reason")
     }
     kept["conditions"] = [
         (one["type"], one["status"], one["reason"]) for one in status.get("conditions", ())
