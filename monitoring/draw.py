@@ -44,7 +44,6 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, shown: Shown) -> str:
 
     Raises:
         ClusterError: Prometheus refused a query.
-        ValueError: a panel shows nothing; its title is in the message.
     """
     placed = laid_out(dashboard.panels)
     rows = max(place["y"] + place["h"] for _, place in placed)
@@ -53,12 +52,14 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, shown: Shown) -> str:
         grid = figure.add_gridspec(rows, COLUMNS)
         for panel, place in placed:
             lines = ask(prometheus, panel, shown)
-            if not lines:
-                raise ValueError(f"{dashboard.title}: {panel.title} shows nothing")
             cells = grid[place["y"] : place["y"] + place["h"], place["x"] : place["x"] + place["w"]]
             axes = figure.add_subplot(cells)
             axes.set_title(panel.title)
-            _DRAWERS[panel.kind](axes, panel, lines[:MOST_LINES], shown)
+            if lines:
+                _DRAWERS[panel.kind](axes, panel, lines[:MOST_LINES], shown)
+            else:
+                axes.axis("off")
+                axes.text(0.5, 0.5, "nothing in this time", ha="center", color="#606060")
         picture = io.StringIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
     return picture.getvalue()

@@ -165,6 +165,6 @@ def test_the_recorded_sums_are_the_counters_own(seen: tuple[Prometheus, Shown]) 
     now = shown.end
     counted = server.query("sum(goodput_accelerator_seconds_total)", now)
     summed = server.query("sum(sum_over_time(cluster:goodput_accelerator_seconds:delta[1h]))", now)
-    before = server.query("sum(goodput_accelerator_seconds_total) offset 15s", now)
+    before = server.query("sum(goodput_accelerator_seconds_total offset 15s)", now)
     total, recorded = float(counted[0]["value"][1]), float(summed[0]["value"][1])
     assert float(before[0]["value"][1]) <= recorded <= total + 0.001
