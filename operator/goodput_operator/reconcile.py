@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from goodput.protocol import SyncAnswer
 from goodput_operator import names
 from goodput_operator.api.spec import Admission, TrainingJobSpec
 from goodput_operator.api.status import (
@@ -50,6 +51,7 @@ from goodput_operator.observe.agents import JobKey
 from goodput_operator.observe.resources import Resources, pod_requests
 from goodput_operator.observe.snapshot import JobSnapshot, TemplateAnswer, observe
 from goodput_operator.observe.trim import trim_node, trim_own_pod
+from goodput_operator.plan.answers import farewell
 from goodput_operator.plan.decide import Plan, decide
 from goodput_operator.plan.view import PlaceFunction, Timing, find_condition
 from goodput_operator.render.pod import JobIdentity, RenderSettings, job_labels, render_pod
@@ -68,6 +70,7 @@ STALE_VIEW_SECONDS = 2.0
 CONCURRENT_WRITES = 64
 MAX_NOTE_BYTES = 1024
 MAX_CONDITIONS = 16
+DELETION = "deletionTimestamp"
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
     {
@@ -204,7 +207,7 @@ class Reconciler:
         job = self.jobs.get(key)
         if job is None or not _ours(job):
             self._forget(key)
-            self.agents.set_answers(key, {})
+            self._answer(key, {})
             return None
         if not self._view_is_fresh():
             return STALE_VIEW_SECONDS
@@ -380,7 +383,7 @@ class Reconciler:
         self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec, plan: Plan
     ) -> None:
         """Carry the persisted plan out. Everything here may happen twice."""
-        self.agents.set_answers(key, plan.answers)
+        self._answer(key, plan.answers)
         if plan.delete_job:
             await self.gateway.delete_job(key, job["metadata"]["uid"])
             return
@@ -404,6 +407,17 @@ class Reconciler:
         for error in failed:
             if error not in refused:
                 raise error
+
+    def _answer(self, key: JobKey, answers: Mapping[str, SyncAnswer]) -> None:
+        """Tell the agents what is due to them.
+
+        A pod that is being deleted and that no job answers for was a deleted job's: it need not
+        wait to be asked for a checkpoint.
+        """
+        ending = [pod for pod in self.workers.by_job(key) if pod["metadata"].get(DELETION)]
+        leave = farewell(self.timing)
+        orphans = {uid: leave for pod in ending if (uid := pod["metadata"]["uid"]) not in answers}
+        self.agents.set_answers(key, {**orphans, **answers})
 
     async def _create(self, key: JobKey, body: Mapping[str, Any], owner_uid: str) -> None:
         if key in self._refusals:

@@ -10,6 +10,7 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from goodput.protocol import Commit
@@ -195,6 +196,25 @@ class World:
         marked = {"conditions": [mark]}
         self.server.change("pods", KEY[0], name, lambda pod: pod["status"].update(marked))
         self.server.delete("pods", KEY[0], name)
+
+    def drain(self, slot: int) -> None:
+        """Somebody drains a worker's node, as kubectl does: a cordon, then an eviction."""
+        cordon = {"unschedulable": True}
+        self.server.change("nodes", "", self.node_of(slot), lambda one: one["spec"].update(cordon))
+        self.evict(slot)
+
+    def announce(self, node: str, taint: str) -> None:
+        """A node says by a taint that it is about to go."""
+        self.harm("NodeAnnounced", node, hurts=True)
+        taints = [{"key": taint, "effect": "NoSchedule"}]
+        self.server.change("nodes", "", node, lambda one: one["spec"].update(taints=taints))
+
+    def lost_steps(self) -> int:
+        """Steps that were trained twice, over all attempts."""
+        return sum(
+            one.step - (after.world.restore_step or 0)
+            for one, after in pairwise(self.gangs.values())
+        )
 
     def monkey(self, slot: int, prank: str) -> None:
         """Somebody deletes or edits a pod of ours; `prank`: a key of PRANKS."""

@@ -263,6 +263,7 @@ def close(view: View) -> TrainingJobStatus:
         if worker.slot in view.diagnosis.lost_slots
         or (worker.pod is None and worker.rank >= 0)
         or (worker.pod is not None and worker.pod.dead)
+        or worker.notice is not None
         or not stopped(worker, attempt.number)
     )
     closed = attempt.model_copy(update={"state": AttemptState.CLOSED})

@@ -61,6 +61,7 @@ def replace_dead(view: View) -> Step | None:
         if worker.pod is not None
         and (
             worker.pod.dead
+            or worker.notice is not None
             or worker.node is NodeHealth.GONE
             or (
                 worker.node is NodeHealth.NOT_READY
@@ -83,6 +84,8 @@ def replace_dead(view: View) -> Step | None:
         }
     )
     message = f"{where(dead[0])} died before the gang was complete"
+    if dead[0].notice is not None:
+        message = f"{where(dead[0])} is replaced before it goes: {dead[0].notice.why}"
     if failed:
         status = _failed_to_start(view, status, gone=len(dead))
         ended = failed[0].pod.ended if failed[0].pod else None

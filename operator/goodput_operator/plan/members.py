@@ -72,6 +72,8 @@ def is_ready(worker: Worker) -> bool:
     agent, pod = worker.agent, worker.pod
     if agent is None or pod is None or pod.dead or not pod.node or not pod.address:
         return False
+    if worker.notice is not None:  # it would not stay
+        return False
     if worker.silent_seconds > SILENCE_LIMIT_SECONDS or not 0 < agent.request.free_port < 65_536:
         return False
     run = agent.request.run

@@ -5,8 +5,6 @@ connected. It costs them nothing, and what fails of it, fails alone. Only then d
 change, after the training has been asked to save where it can be.
 """
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -32,14 +30,13 @@ from goodput_operator.plan.elastic import (
 )
 from goodput_operator.plan.members import by_age, is_ready
 from goodput_operator.plan.reasons import RESIZED, UNSCHEDULABLE
+from goodput_operator.plan.saving import ask, can_ask, has_saved, knows, unasked
 from goodput_operator.plan.sizing import grow_due, largest_legal, restart_price
 from goodput_operator.plan.view import Step, View, next_incarnation
 
 NOTICE_SECONDS = 60.0
 """A node that lost a worker is taken for what it says of itself again after so long: by then
 the control plane has noticed."""
-SAVE_NOTICE_SECONDS = 3.0
-"""From the question to save until the step in question ends, at least: all ranks must know."""
 
 
 def joiners(view: View) -> tuple[Worker, ...]:
@@ -112,8 +109,8 @@ def _failure(view: View, worker: Worker) -> str:
     if pod.ended is not None:
         ended = pod.ended
         return f"exit code {ended.exit_code} {ended.reason} {ended.message.strip()[:300]}".rstrip()
-    if pod.deleting:
-        return pod.disruption or "its pod is being deleted"
+    if worker.notice is not None:
+        return worker.notice.why
     if _node_failed(worker):
         return "its node is gone" if worker.node is NodeHealth.GONE else "its node is not ready"
     if pod.unschedulable and view.pinned:
@@ -130,7 +127,7 @@ def _node_failed(worker: Worker) -> bool:
 
 
 def _taken_away(worker: Worker) -> bool:
-    return _node_failed(worker) or (worker.pod is not None and worker.pod.deleting)
+    return _node_failed(worker) or worker.notice is not None
 
 
 def _start_limit(view: View, worker: Worker) -> datetime:
@@ -312,60 +309,6 @@ def _change(view: View) -> Step | None:
     status = stop(view, reason=RESIZED, message=change.message, charged=False, ended_at=view.now)
     status = remembering(status, resize_began_at=truncate(view.now))
     return Step(status, RESIZED, change.message)
-
-
-def can_ask(view: View) -> bool:
-    """Return whether the training can be asked to save: it does so by the SDK, and says its steps.
-
-    Without, a planned end comes at once, as a fault would.
-    """
-    progress = view.diagnosis.progress
-    steps = progress.step is not None and progress.step_milliseconds is not None
-    running = view.attempt.state is AttemptState.RUNNING
-    elastic = view.spec.elastic is not None
-    return elastic and running and steps and progress.sdk and view.status.checkpoint.fenced
-
-
-def knows(workers: Iterable[Worker]) -> bool:
-    """Return whether all of them have been heard of, as far as they can be.
-
-    An operator that has just begun to listen does not know yet how far the training is, nor who
-    is ready to join it.
-    """
-    return not any(
-        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in workers
-    )
-
-
-def ask(view: View) -> TrainingJobStatus:
-    """Return the status in which the training is asked to save after a step that is yet to come.
-
-    All ranks save after the same step, so all must have heard of it before they finish it.
-    """
-    assert view.spec.elastic is not None
-    progress = view.diagnosis.progress
-    step_at = progress.step_at or view.now
-    ahead_seconds = (view.now - step_at).total_seconds() + SAVE_NOTICE_SECONDS
-    steps = math.ceil(ahead_seconds * 1000 / max(1, progress.step_milliseconds or 1))
-    by = view.now + timedelta(seconds=view.spec.elastic.graceful_shutdown_timeout_seconds)
-    asked = view.attempt.model_copy(
-        update={"save_step": (progress.step or 0) + max(1, steps) + 1, "save_by": truncate(by)}
-    )
-    return view.status.model_copy(update={"attempt": asked})
-
-
-def unasked(view: View) -> TrainingJobStatus:
-    """Return the status in which nobody is asked to save."""
-    attempt = view.attempt.model_copy(update={"save_step": None, "save_by": None})
-    return view.status.model_copy(update={"attempt": attempt})
-
-
-def has_saved(view: View) -> bool:
-    """Return whether the training has saved as asked, or has had its time to."""
-    attempt, committed = view.attempt, view.diagnosis.progress.committed
-    if attempt.save_by is None or view.now >= attempt.save_by:
-        return True
-    return committed is not None and committed.step >= (attempt.save_step or 0)
 
 
 def _recheck_at(view: View) -> datetime | None:

@@ -44,13 +44,15 @@ from goodput_operator.plan.forming import (
     replace_dead,
     start_timeout,
 )
+from goodput_operator.plan.notices import heed_notices
 from goodput_operator.plan.reasons import (
     DO_NOT_REQUEUE,
     NOT_CONFIRMED,
     PLANNED,
     SUSPENDED,
 )
-from goodput_operator.plan.resize import ask, can_ask, has_saved, knows, release_surplus, resize
+from goodput_operator.plan.resize import release_surplus, resize
+from goodput_operator.plan.saving import ask, can_ask, has_saved, knows
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import (
     Step,
@@ -489,6 +491,7 @@ RULES: tuple[Rule, ...] = (
     template_invalid,
     open_attempt,
     attempt_over,
+    heed_notices,
     release_surplus,
     starting,
     resize,
