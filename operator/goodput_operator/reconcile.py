@@ -71,6 +71,8 @@ CONCURRENT_WRITES = 64
 MAX_NOTE_BYTES = 1024
 MAX_CONDITIONS = 16
 DELETION = "deletionTimestamp"
+NO_CLASS = "no PriorityClass with name"
+"""How the API server's admission says that a pod's class is not there."""
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
     {
@@ -332,14 +334,26 @@ class Reconciler:
         self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec
     ) -> TemplateAnswer:
         """Ask the API server what it says of a worker pod."""
-        pod = render_pod(_identity(job), spec, 0, 0, None, self.render_settings())
+        slots = [0]
+        if spec.elastic is not None and spec.elastic.extra_priority_class_name:
+            slots.append(spec.elastic.min_workers)
+        answers = [await self._try_slot(key, job, spec, slot) for slot in slots]
+        return next((one for one in answers if one.refusal), answers[0])
+
+    async def _try_slot(
+        self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec, slot: int
+    ) -> TemplateAnswer:
+        pod = render_pod(_identity(job), spec, slot, 0, None, self.render_settings())
         try:
             accepted = await self.gateway.create_pod(key[0], pod, dry_run=True)
         except InvalidError as error:
             text = str(error)
             return TemplateAnswer("" if "dry run" in text or "dryRun" in text else text)
-        except (AlreadyExistsError, ForbiddenError):
-            return TemplateAnswer()  # a quota says no today; creation finds out when it matters
+        except ForbiddenError as error:
+            # A quota says no today; creation finds out when it matters. A class must be made.
+            return TemplateAnswer(str(error) if NO_CLASS in str(error) else "")
+        except AlreadyExistsError:
+            return TemplateAnswer()
         return TemplateAnswer(priority=(accepted.get("spec") or {}).get("priority") or 0)
 
     def _view_is_fresh(self) -> bool:

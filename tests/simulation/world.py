@@ -74,6 +74,7 @@ class World:
         self.cluster = Cluster(self, workers + spare_nodes)
         self.mail: list[tuple[Worker, bytes]] = []
         self.template_refusal = ""
+        self.priority_classes: set[str] = set()
         self.away_seconds = RESTART_SECONDS
         self._read = "", TrainingJobStatus()
         self.saves = True
@@ -515,6 +516,9 @@ class World:
             return
         if self.template_refusal:
             raise RefusedError(422, "Invalid", self.template_refusal)
+        wanted = (request.body or {}).get("spec", {}).get("priorityClassName", "")
+        if wanted and wanted not in self.priority_classes:
+            raise RefusedError(403, "Forbidden", f"no PriorityClass with name {wanted} was found")
 
 
 def simulate(

@@ -133,6 +133,15 @@ _elastic_rules = rules(
 )
 
 
+_priority_rules = rules(
+    rule(
+        "self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$')",
+        "spec.elastic.extraPriorityClassName must be the name of a PriorityClass, in lower-case "
+        "letters, digits, '-' and '.'; mend it or leave it out",
+    )
+)
+
+
 class ElasticSpec(ApiModel):
     """How the gang may change its size: it shrinks when it must and grows when that pays."""
 
@@ -157,6 +166,11 @@ class ElasticSpec(ApiModel):
     graceful_shutdown_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """How long, in seconds, the training may take to save before a change of size or a
     suspension, once it is asked to; then the change comes anyway."""
+    extra_priority_class_name: Annotated[
+        str, Field(max_length=253, json_schema_extra=_priority_rules)
+    ] = ""
+    """PriorityClass of the workers beyond minWorkers, lower than the template's own: who preempts
+    takes those first. Empty: all workers have the template's."""
 
 
 class ParallelismSpec(ApiModel):

@@ -8,7 +8,6 @@ lost. A training that cannot be asked trains on until they are really gone.
 from goodput_operator.api.base import truncate
 from goodput_operator.api.status import AttemptState
 from goodput_operator.diagnose.examine import succeeded, where
-from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.attempt import stop
 from goodput_operator.plan.saving import ask, can_save, has_saved, knows, unasked
 from goodput_operator.plan.steps import earliest
@@ -20,15 +19,18 @@ def heed_notices(view: View) -> Step | None:
     attempt = view.status.attempt
     if attempt is None or attempt.state is not AttemptState.RUNNING:
         return None
-    going = [one for one in view.gang if one.notice and not succeeded(one, attempt.number)]
+    going = [
+        (truncate(one.notice.due_at(view.now)), one.slot, one, one.notice)
+        for one in view.gang
+        if one.notice and not succeeded(one, attempt.number)
+    ]
     if not going:
         if attempt.save_by is None or view.spec.elastic is not None or view.spec.suspend:
             return None  # what an elastic gang was asked for, `plan.resize` knows
         return Step(unasked(view), "SaveWithdrawn", "the workers stay after all")
-    first = min(going, key=lambda one: (one.notice.due_at(view.now), one.slot))
-    assert first.notice is not None
-    due_at = truncate(first.notice.due_at(view.now))
-    message = _message(first, len(going))
+    due_at, _, first, notice = min(going, key=lambda one: one[:2])
+    message = f"{where(first)} is about to go: {notice.why}"
+    message += f"; {len(going) - 1} others go, too" if len(going) > 1 else ""
     if attempt.save_by is None:
         if not knows(view.gang) or not can_save(view):
             return None
@@ -38,16 +40,8 @@ def heed_notices(view: View) -> Step | None:
     if due_at < attempt.save_by:
         sooner = attempt.model_copy(update={"save_by": due_at})
         status = view.status.model_copy(update={"attempt": sooner})
-        return Step(status, first.notice.reason, message)
+        return Step(status, notice.reason, message)
     if not has_saved(view):
         return Step(view.status, "Saving", recheck_at=earliest(view, attempt.save_by))
-    status = stop(
-        view, reason=first.notice.reason, message=message, charged=False, ended_at=view.now
-    )
-    return Step(status, first.notice.reason, message)
-
-
-def _message(first: Worker, going: int) -> str:
-    others = f"; {going - 1} others go, too" if going > 1 else ""
-    why = first.notice.why if first.notice else ""
-    return f"{where(first)} is about to go: {why}{others}"
+    status = stop(view, reason=notice.reason, message=message, charged=False, ended_at=view.now)
+    return Step(status, notice.reason, message)
