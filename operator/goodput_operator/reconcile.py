@@ -90,6 +90,7 @@ TOLD = frozenset(
         "Grown",
         "ScaledDown",
         "SurplusReleased",
+        "SpareSwappedIn",
     }
 )
 """Decisions that go well and are worth an event; every fault is worth one."""

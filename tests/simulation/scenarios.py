@@ -185,6 +185,13 @@ async def drained(world: World) -> None:
     await world.until(lambda: world.trains(2) and world.gang().world.workers == 3)
 
 
+async def spare(world: World) -> None:
+    """A worker's node is lost, and a spare takes its place; no other spare can be had."""
+    await training(world, spares=1)
+    world.cluster.lose_node(world.node_of(1))
+    await world.until_trains(2)
+
+
 SCENARIOS: dict[str, Scenario] = {
     one.__name__: one
     for one in (
@@ -206,6 +213,7 @@ SCENARIOS: dict[str, Scenario] = {
         scale,
         reclaimed,
         drained,
+        spare,
     )
 }
 
@@ -213,6 +221,7 @@ WORLDS: dict[str, dict[str, int]] = {
     "two_nodes_lost": {"workers": 3, "spare_nodes": 2},
     "shrink": {"workers": 4, "spare_nodes": 0},
     "scale": {"workers": 4, "spare_nodes": 0},
+    "spare": {"workers": 2, "spare_nodes": 1},
     "drained": {"workers": 4, "spare_nodes": 0},
 }
 """The worlds that some of them need."""

@@ -385,8 +385,9 @@ class World:
             if not ended and "deletionTimestamp" not in pod["metadata"]:
                 living.setdefault(name.split("-")[1], []).append(name)
         assert all(len(names_) == 1 for names_ in living.values()), f"two pods at once: {living}"
-        least = ((self.job or {}).get("spec", {}).get("elastic") or {}).get("minWorkers")
-        legal = range(least, self.workers + 1) if least else (self.workers,)
+        spec = (self.job or {}).get("spec", {})
+        least = (spec.get("elastic") or {}).get("minWorkers") or self.workers
+        legal = range(least, self.workers + (spec.get("spares") or 0) + 1)
         assert len(living) in (0, *legal), f"half a gang: {living}"
         for name, times in self.server.created.items():
             assert times == 1 or not created_once, f"{name} was created {times} times"
@@ -397,7 +398,9 @@ class World:
         Of a gang whose wanted size has changed the oracle knows more.
         """
         job, ledger = self.job, self.status.ledger
-        if job is None or (job["spec"].get("elastic") and job["metadata"]["generation"] > 1):
+        if job is None or job["spec"].get("spares"):
+            return
+        if job["spec"].get("elastic") and job["metadata"]["generation"] > 1:
             return
         assert ledger.accounted_until is not None
         created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])

@@ -86,6 +86,7 @@ class Worker:
         silent_seconds: since the agent's last word, or while there is none since its pod was
             made; since we began to listen if that is later.
         succeeded: the status has it that its processes of the newest attempt ended well.
+        domain: its node's rack, empty where that is not known.
         notice: that it will be taken away, and until when it may save; None: nobody says so.
     """
 
@@ -97,6 +98,7 @@ class Worker:
     node: NodeHealth
     silent_seconds: float
     succeeded: bool = False
+    domain: str = ""
     notice: Notice | None = None
 
     @property
@@ -333,10 +335,12 @@ def observe(
         heard_at = listening_since
         if pod is not None:
             heard_at = max(heard_at, agent.received_at if agent else pod.created_at)
-        health, notice = NodeHealth.UNKNOWN, None
+        health, notice, domain = NodeHealth.UNKNOWN, None, ""
         if pod and pod.node and nodes is not None:
-            health = observe_node(nodes.get(pod.node))
-            notice = node_notice(nodes.get(pod.node), tolerations)
+            node = nodes.get(pod.node)
+            health, notice = observe_node(node), node_notice(node, tolerations)
+            labels = mapping(mapping((node or {}).get("metadata")).get("labels"))
+            domain = labels.get(names.LABEL_RACK, "")
         if pod:
             notice = pod_notice(pod.gone_by, pod.disruption, agent) or notice
         workers.append(
@@ -349,6 +353,7 @@ def observe(
                 node=health,
                 silent_seconds=max(0.0, (now - heard_at).total_seconds()),
                 succeeded=slot.succeeded,
+                domain=domain,
                 notice=notice,
             )
         )

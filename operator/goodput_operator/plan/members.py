@@ -1,13 +1,14 @@
 """Who belongs to the gang, and at which sizes it may train. Pure.
 
 A job has *slots*, each with at most one pod. The *world* of an attempt is those of them that
-have a rank, from 0 on without a gap, in the order of the slots. Where the size is fixed these
-are all slots. In an elastic job the others are vacancies, without a pod, or *joiners*: their
-agents are connected, or will be, and wait for the next attempt. What is said of all workers
+have a rank, from 0 on without a gap, in the order of the slots. Where the size is fixed and no
+spares are wanted these are all slots. Else the others are vacancies, without a pod, or *joiners*:
+their agents are connected, or will be, and wait for the next attempt: to make the gang larger, or
+as *spares*, beyond the wanted size, to take the place of a lost member. What is said of all workers
 (ready, confirmed, stopped, lost, succeeded) is said of the world once there is one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 from goodput_operator.api.spec import ParallelismSpec, TrainingJobSpec
@@ -85,12 +86,38 @@ def ranked(workers: Iterable[Worker]) -> tuple[Worker, ...]:
     return tuple(sorted((one for one in workers if one.rank >= 0), key=lambda one: one.rank))
 
 
-def chosen(ready: Iterable[Worker], size: int) -> tuple[Worker, ...]:
+def chosen(ready: Iterable[Worker], size: int, benched: Collection[int] = ()) -> tuple[Worker, ...]:
     """Return who of the ready workers trains next, in slot order: the longest there.
 
-    Those hold the state, in memory and in caches; whoever came last is surplus.
+    Those hold the state, in memory and in caches; whoever came last is surplus. Before them all
+    are those who are not `benched`, as spares were that nobody needed.
     """
-    return tuple(sorted(by_age(ready)[:size], key=lambda one: one.slot))
+    order = sorted(by_age(ready), key=lambda one: one.slot in benched)  # stable: then by age
+    return tuple(sorted(order[:size], key=lambda one: one.slot))
+
+
+def swaps(
+    lost: Sequence[Worker], spares: Iterable[Worker], places: int
+) -> tuple[tuple[Worker, ...], tuple[Worker, ...]]:
+    """Return which spares take the lost workers' places, and which stay on the bench.
+
+    One of the lost one's rack first: whoever talked to it talked within the rack. Else the one
+    that has stood there longest.
+
+    Args:
+        lost: members of the world that is over.
+        spares: who is ready and was not in it.
+        places: how many the next world has for them.
+    """
+    bench, picked = by_age(spares), []
+    for domain in [*(one.domain for one in lost), *([""] * places)][:places]:
+        found = next((one for one in bench if domain and one.domain == domain), None)
+        if found is None and bench:
+            found = bench[0]
+        if found is not None:
+            bench.remove(found)
+            picked.append(found)
+    return tuple(picked), tuple(bench)
 
 
 def by_age(workers: Iterable[Worker]) -> list[Worker]:

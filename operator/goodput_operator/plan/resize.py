@@ -1,4 +1,4 @@
-"""The rules by which a gang that trains comes to another size, by wish or because it pays.
+"""The rules by which a gang that trains comes to another size, or to spares.
 
 Whoever may join is made ready while the others train on: its pod placed and created, its agent
 connected. It costs them nothing, and what fails of it, fails alone. Only then does the attempt
@@ -47,12 +47,12 @@ def joiners(view: View) -> tuple[Worker, ...]:
 def release_surplus(view: View) -> Step | None:
     """Let go of the workers beyond the wanted size, the newest first."""
     attempt = view.status.attempt
-    if view.spec.elastic is None or attempt is None:
+    if not view.flexible or attempt is None:
         return None
     if attempt.state not in (AttemptState.STARTING, AttemptState.RUNNING):
         return None
     waiting = by_age(joiners(view))
-    surplus = waiting[max(0, view.wanted - len(view.gang)) :]
+    surplus = waiting[max(0, view.wanted + view.spares - len(view.gang)) :]
     if not surplus:
         return None
     message = f"{len(surplus)} workers beyond the {view.wanted} that are wanted are let go"
@@ -60,11 +60,11 @@ def release_surplus(view: View) -> Step | None:
 
 
 def resize(view: View) -> Step | None:
-    """Watch over the size of an elastic gang that trains."""
+    """Watch over the size of a gang that trains, and over its spares."""
     attempt = view.status.attempt
-    if view.spec.elastic is None or attempt is None or attempt.state is not AttemptState.RUNNING:
+    if not view.flexible or attempt is None or attempt.state is not AttemptState.RUNNING:
         return None
-    for rule in (_growth_failed, _more_slots, _joinable, _change, _make_joiners, _spares_idle):
+    for rule in (_growth_failed, _more_slots, _joinable, _change, _make_joiners, _idle_joiners):
         step = rule(view)
         if step is not None:
             return step
@@ -99,7 +99,7 @@ def _growth_failed(view: View) -> Step | None:
     message = f"{where(failed[0])} cannot join: {_failure(view, failed[0])}"
     if len(failed) > 1:
         message += f"; nor can {len(failed) - 1} others"
-    return Step(status, "GrowthFailed", message)
+    return Step(status, "GrowthFailed" if len(view.gang) < view.wanted else "SpareLost", message)
 
 
 def _failure(view: View, worker: Worker) -> str:
@@ -137,12 +137,12 @@ def _start_limit(view: View, worker: Worker) -> datetime:
 
 def _more_slots(view: View) -> Step | None:
     """Give a job that wants to be larger than ever the slots for it."""
-    slots = view.status.slots
-    if len(slots) >= view.wanted:
+    slots, wanted = view.status.slots, view.wanted + view.spares
+    if len(slots) >= wanted:
         return None
-    more = [SlotStatus(slot=number) for number in range(len(slots), view.wanted)]
+    more = [SlotStatus(slot=number) for number in range(len(slots), wanted)]
     status = view.status.model_copy(update={"slots": [*slots, *more]})
-    return Step(status, "MoreSlots", f"{view.wanted} workers are wanted")
+    return Step(status, "MoreSlots", f"{view.wanted} workers and {view.spares} spares are wanted")
 
 
 def _joinable(view: View) -> Step | None:
@@ -174,7 +174,7 @@ def _make_joiners(view: View) -> Step | None:
     """Create the pods of those that are missing, if they find room that nobody waits for."""
     empty = [one.slot for one in view.snapshot.workers if one.pod is None]
     held = len(view.snapshot.workers) - len(empty)
-    missing = empty[: max(0, view.wanted - held)]
+    missing = empty[: max(0, view.wanted + view.spares - held)]
     if not missing or view.room or view.attempt.save_by is not None or view.spec.suspend:
         return None
     if snoozed_until(view) is not None:
@@ -188,11 +188,13 @@ def _make_joiners(view: View) -> Step | None:
             if not isinstance(room, NoRoom):
                 nodes = dict(room.nodes)
                 break
-            size = largest_legal(view.sizes, held + min(room.fits, count - 1)) or 0
+            size = held + min(room.fits, count - 1)
+            if size < view.wanted:
+                size = largest_legal(view.sizes, size) or 0
             if size <= held or size <= len(view.gang):
                 return None
             count = size - held
-    message = f"{len(nodes)} workers are made ready to join the {len(view.gang)} that train"
+    message = f"{len(nodes)} workers are made ready beside the {len(view.gang)} that train"
     return Step(view.status, "Joining", message, room=nodes)
 
 
@@ -210,26 +212,28 @@ def _forgiven_at(view: View, exclusion: Exclusion) -> datetime:
     return min(exclusion.until, began + timedelta(seconds=NOTICE_SECONDS))
 
 
-def _spares_idle(view: View) -> Step | None:
+def _idle_joiners(view: View) -> Step | None:
     """Let go of joiners who have waited long for others without whom no larger size is legal."""
     if not _held_for_nothing(view) or view.now < _idle_until(view):
         return None
-    waiting = joiners(view)
+    waiting = _beyond_spares(view)
     status = with_snooze(_without(view, waiting), view)
     message = f"{len(waiting)} workers have waited in vain for enough others to join with"
     return Step(status, "SurplusReleased", message)
 
 
+def _beyond_spares(view: View) -> list[Worker]:
+    return by_age(joiners(view))[view.spares :]
+
+
 def _held_for_nothing(view: View) -> bool:
-    waiting = joiners(view)
-    return bool(waiting) and not view.elastic.joinable and len(_ready(view)) == len(waiting)
+    all_ready = len(_ready(view)) == len(joiners(view))
+    return bool(_beyond_spares(view)) and not view.elastic.joinable and all_ready
 
 
 def _idle_until(view: View) -> datetime:
-    assert view.spec.elastic is not None
     newest = max(one.pod.created_at for one in joiners(view) if one.pod)
-    since = max(newest, view.attempt.running_at or view.now)
-    return since + timedelta(seconds=view.spec.elastic.scale_up_snooze_time_seconds)
+    return max(newest, view.attempt.running_at or view.now) + view.snooze
 
 
 def _without(view: View, workers: list[Worker] | tuple[Worker, ...]) -> TrainingJobStatus:
@@ -256,7 +260,9 @@ def _due(view: View) -> Change | None:
     gain = elastic.joinable
     if not gain:
         return None
-    wish = view.spec.workers > elastic.wanted and len(_ready(view)) == len(joiners(view))
+    ready = len(_ready(view))
+    enough = ready == len(joiners(view)) or size + ready >= view.wanted
+    wish = view.spec.workers > elastic.wanted and enough
     if wish or size not in view.sizes:
         return Change(_settled_at(view), f"from {size} workers to {size + gain}, as spec says")
     price = restart_price(
@@ -320,6 +326,6 @@ def _recheck_at(view: View) -> datetime | None:
     times += [_start_limit(view, one) for one in joiners(view) if not is_ready(one)]
     if _held_for_nothing(view):
         times.append(_idle_until(view))
-    if len(view.gang) + len(joiners(view)) < view.wanted:
+    if len(view.gang) + len(joiners(view)) < view.wanted + view.spares:
         times += [_forgiven_at(view, one) for one in view.status.exclusions]
     return min((time for time in times if time is not None and time > view.now), default=None)

@@ -74,7 +74,7 @@ def first_visit(view: View) -> Step | None:
     status = view.status.model_copy(
         update={
             "selector": selector(view.snapshot.key[1]),
-            "slots": sized_slots((), view.spec),
+            "slots": sized_slots(view),
             "queued_since": truncate(view.now),
             "active_since": None if view.spec.suspend else truncate(view.now),
         }
@@ -346,7 +346,7 @@ def resume(view: View) -> Step | None:
         update={
             "queued_since": truncate(view.now),
             "active_since": truncate(view.now),
-            "slots": sized_slots(view.status.slots, view.spec),
+            "slots": sized_slots(view),
             # The template may be another one now, whose checkpoints nobody fences.
             "checkpoint": view.status.checkpoint.model_copy(update={"fenced": False}),
         }
