@@ -43,6 +43,7 @@ def test_a_more_urgent_pod_takes_a_worker_that_the_gang_can_do_without(
     assert status["attempt"]["worldSize"] == 2
     assert [slot.get("rank", -1) for slot in status["slots"]] == [0, 1, -1], "the extra one went"
     _assert_nothing_was_lost(job, "Preempted")
+    cluster.api.call("DELETE", f"/api/v1/namespaces/{job.namespace}/pods/urgent")
 
 
 def test_a_drained_node_is_left_with_all_work_saved(

@@ -341,6 +341,8 @@ def lingers(worker: Worker, attempt: AttemptStatus, progress: GangProgress, now:
         return worker.silent_seconds <= SILENCE_LIMIT_SECONDS
     if run is None or run.alive == 0 or run.failed or run.stopping:
         return False
+    if worker.agent.request.ends_at is None and progress.sdk:
+        return True  # its pod's end is known before its agent's word of it, which tells more
     return attempt.save_by is not None or (progress.can_save and progress.saved_at(now) <= due_at)
 
 

@@ -1,10 +1,12 @@
 """Who is told that a worker will go has the gang save, and loses neither time nor work."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from goodput.protocol import Progress
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 from goodput_operator.observe.notices import NODE_NOTICES
 from tests.unit.plan.conftest import World
@@ -81,6 +83,23 @@ def test_the_word_of_an_agent_that_its_kubelet_ends_it_is_enough(training: MakeW
     assert world.attempt.restore_step == asked
     assert world.status.slots[2].incarnation == 1
     assert world.condition(ConditionType.RECOVERING).reason == "NodeShutdown"
+
+
+def test_a_deletion_that_is_known_before_the_agents_word_of_it_ends_nothing(
+    training: MakeWorld,
+) -> None:
+    world = training(4, commit=None)
+    for agent in world.agents.values():  # a step has been made, and nobody has told of it
+        assert agent.run is not None
+        agent.run = replace(agent.run, progress=Progress(sdk=True, restore_began_at=1))
+    world.end_pod(1)
+    ends_at, world.agent(1).ends_at = world.agent(1).ends_at, None
+    world.settle()
+    assert (world.attempt.number, world.attempt.save_by) == (1, None)
+    world.agent(1).ends_at = ends_at
+    world.train(13)
+    world.settle()
+    assert save(world) == world.attempt.restore_step
 
 
 def test_who_does_not_save_in_time_is_left_all_the_same(training: MakeWorld) -> None:
