@@ -226,6 +226,8 @@ class ElasticStatus(ApiModel):
     """Since when there have been so many."""
     planned_restart_milliseconds: list[int] = Field(default_factory=list, max_length=5)
     """How long training stood still for each of the last changes of size, newest last."""
+    unfit_sizes: list[int] = Field(default_factory=list, max_length=64)
+    """Sizes at which the training could not load its checkpoint; tried again after a suspension."""
     economic_spares: int = 0
     """How many spares would pay for themselves, by what is measured here."""
     benched: list[int] = Field(default_factory=list, max_length=1000)

@@ -16,6 +16,7 @@ from goodput.protocol import (
     EXIT_CODE_DO_NOT_REQUEUE,
     EXIT_CODE_PYTHON_TOO_OLD,
     Commit,
+    ProcessExit,
     Progress,
 )
 from goodput_operator.api.status import AttemptState, AttemptStatus
@@ -36,6 +37,9 @@ LONGEST_STILL_SECONDS = 86_400.0
 """Whatever a trainer says of its steps: no gang is waited for longer than a day."""
 
 MAX_OUTPUT_CHARACTERS = 800
+CANNOT_RESHARD = "CannotReshard"
+_RESHARD_ERROR = "ReshardError"
+"""The name of the SDK's exception, as it ends a traceback."""
 SIGKILL = 9
 
 SAVE_NOTICE_SECONDS = 3.0
@@ -547,7 +551,7 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
             Finding(
                 Kind.PROCESS_FAILED,
                 worker.slot,
-                "OutOfMemory" if first.reason == "OutOfMemory" else "ProcessFailed",
+                _kind_of_failure(first),
                 f"rank {first.rank} of {where(worker)} ended with {how}"
                 + (f" ({first.reason})" if first.reason not in ("", "Error") else "")
                 + (f": {first.exception[:500]}" if first.exception else "")
@@ -562,6 +566,13 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
     # A worker that asks not to be tried again is the cause, whoever failed of it first. So is one
     # that was killed: the kernel takes its time to free its memory, its peers fail at once.
     return sorted(findings, key=lambda one: (one.requeue, not one.killed, one.at, one.slot))
+
+
+def _kind_of_failure(end: ProcessExit) -> str:
+    if end.reason == "OutOfMemory":
+        return "OutOfMemory"
+    name = end.exception.partition(":")[0].rpartition(".")[2]
+    return CANNOT_RESHARD if name == _RESHARD_ERROR else "ProcessFailed"
 
 
 def _last_lines(lines: Sequence[str]) -> str:

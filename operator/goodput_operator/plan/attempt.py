@@ -23,10 +23,10 @@ from goodput_operator.api.status import (
     SlotStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import Finding, GangProgress
+from goodput_operator.diagnose.examine import CANNOT_RESHARD, Finding, GangProgress
 from goodput_operator.observe.snapshot import NodeHealth, Worker
 from goodput_operator.plan.elastic import remembering, with_exposure
-from goodput_operator.plan.members import is_ready, ranked, swaps
+from goodput_operator.plan.members import MAX_SIZES_SHOWN, is_ready, ranked, swaps
 from goodput_operator.plan.reasons import (
     NOT_CONFIRMED,
     PLANNED,
@@ -298,8 +298,12 @@ def _with_bench(view: View, lost: frozenset[int]) -> TrainingJobStatus:
     waiting = [one for one in view.snapshot.workers if one.rank < 0 and is_ready(one)]
     places = max(0, view.wanted - (len(members) - len(gone)))
     picked, bench = swaps(gone, waiting, places)
+    size, unfit = len(members), view.elastic.unfit_sizes
+    if view.attempt.reason == CANNOT_RESHARD and size not in unfit:
+        unfit = [*unfit, size][-MAX_SIZES_SHOWN:]
     return remembering(
         view.status,
+        unfit_sizes=unfit,
         benched=sorted(one.slot for one in bench)[:MAX_SPARES],
         swaps=min(len(picked), len(gone)),
     )

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 from goodput_operator.api.spec import ParallelismSpec, TrainingJobSpec
+from goodput_operator.api.status import ElasticStatus
 from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
 from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.sizing import largest_legal, legal_sizes, nearest_legal
@@ -48,6 +49,12 @@ def _legal_sizes(
         parallelism=parallelism,
         worker_sizes=only,
     )
+
+
+def fit_sizes(sizes: Sequence[int], elastic: ElasticStatus | None) -> Sequence[int]:
+    """Return the sizes at which the training could load its checkpoint, as far as is known."""
+    unfit = elastic.unfit_sizes if elastic else ()
+    return tuple(size for size in sizes if size not in unfit) or sizes
 
 
 def wanted_size(spec: TrainingJobSpec, sizes: Sequence[int]) -> int:

@@ -34,7 +34,7 @@ from goodput_operator.plan.attempt import (
     stop,
     stopped,
 )
-from goodput_operator.plan.elastic import with_exposure, with_restart_measured
+from goodput_operator.plan.elastic import remembering, with_exposure, with_restart_measured
 from goodput_operator.plan.forming import (
     admit,
     cannot_start,
@@ -351,6 +351,8 @@ def resume(view: View) -> Step | None:
             "checkpoint": view.status.checkpoint.model_copy(update={"fenced": False}),
         }
     )
+    if status.elastic is not None:
+        status = remembering(status, unfit_sizes=[])
     status = set_condition(
         view, status, ConditionType.SUSPENDED, False, "Resumed", "spec.suspend is false"
     )

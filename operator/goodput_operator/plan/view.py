@@ -25,7 +25,7 @@ from goodput_operator.api.status import (
 from goodput_operator.diagnose.examine import Diagnosis, examine
 from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.observe.snapshot import JobSnapshot, Worker, reseat
-from goodput_operator.plan.members import ranked, wanted_size
+from goodput_operator.plan.members import fit_sizes, ranked, wanted_size
 from goodput_operator.plan.reasons import PUBLISHED
 
 SHORTEST_BACKOFF_SECONDS = 1
@@ -168,6 +168,7 @@ class View:
             self,
             status=status,
             snapshot=snapshot,
+            sizes=fit_sizes(self.sizes, status.elastic),
             diagnosis=examine(snapshot, status.attempt, self.now),
         )
 
