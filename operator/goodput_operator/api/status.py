@@ -327,6 +327,8 @@ class Decision(StrEnum):
     """The next attempt runs in the same pods."""
     REPLACE_WORKERS = "ReplaceWorkers"
     """Lost workers have got new pods, the others have kept theirs."""
+    SWAP_SPARES = "SwapSpares"
+    """Spares have taken the places of lost workers."""
     RECREATE = "Recreate"
     """No pod was left to keep."""
     SHRINK = "Shrink"

@@ -210,7 +210,6 @@ def with_new_world(
     status = remembering(
         status,
         prompt=prompt,
-        swaps=0,
         legal_sizes=list(view.sizes)[-MAX_SIZES_SHOWN:],
         workers=size,
         wanted=view.spec.workers,

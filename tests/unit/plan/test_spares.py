@@ -62,6 +62,7 @@ def test_a_spare_takes_the_place_of_a_lost_worker_at_once(training: MakeWorld) -
     told = [one for plan in world.plans for one in plan.decisions]
     assert "SpareSwappedIn" in {reason for reason, _ in told}
     assert world.status.workers.spares == 0
+    assert world.status.incidents[0].decision == "SwapSpares"
     assert "job-1-1" not in world.pods, "there is no node for another spare"
 
 
