@@ -322,6 +322,8 @@ class SyncRequest(Message):
         sent_at: the agent's monotonic clock when this was sent, in milliseconds.
         address: the pod's IP.
         free_port: a TCP port of this pod that was free a moment ago, for rank 0's use.
+        ends_at: the pod is being ended, and its processes have time to save until then, on the
+            agent's clock; None while nobody has told the agent so.
     """
 
     slot: int
@@ -334,6 +336,7 @@ class SyncRequest(Message):
     hold_seconds: float = 0.0
     address: str = ""
     free_port: int = 0
+    ends_at: Optional[int] = None
     disk: Disk = field(default_factory=Disk)
     run: Optional[Run] = None
 

@@ -25,6 +25,9 @@ AGENT_VOLUME = "goodput-agent"
 CREDENTIALS_VOLUME = "goodput-credentials"
 RESERVED_ENV_PREFIX = "GOODPUT_"
 
+LABEL_RACK = "topology.kubernetes.io/rack"
+"""Of a node: which of them fail together, and are near each other."""
+
 TAINT_NOT_READY = "node.kubernetes.io/not-ready"
 TAINT_UNREACHABLE = "node.kubernetes.io/unreachable"
 TAINT_OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"

@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from goodput.protocol import SyncAnswer
 from goodput_operator import names
 from goodput_operator.api.spec import Admission, TrainingJobSpec
 from goodput_operator.api.status import (
@@ -50,6 +51,7 @@ from goodput_operator.observe.agents import JobKey
 from goodput_operator.observe.resources import Resources, pod_requests
 from goodput_operator.observe.snapshot import JobSnapshot, TemplateAnswer, observe
 from goodput_operator.observe.trim import trim_node, trim_own_pod
+from goodput_operator.plan.answers import farewell
 from goodput_operator.plan.decide import Plan, decide
 from goodput_operator.plan.view import PlaceFunction, Timing, find_condition
 from goodput_operator.render.pod import JobIdentity, RenderSettings, job_labels, render_pod
@@ -68,6 +70,9 @@ STALE_VIEW_SECONDS = 2.0
 CONCURRENT_WRITES = 64
 MAX_NOTE_BYTES = 1024
 MAX_CONDITIONS = 16
+DELETION = "deletionTimestamp"
+NO_CLASS = "no PriorityClass with name"
+"""How the API server's admission says that a pod's class is not there."""
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
     {
@@ -85,6 +90,7 @@ TOLD = frozenset(
         "Grown",
         "ScaledDown",
         "SurplusReleased",
+        "SpareSwappedIn",
     }
 )
 """Decisions that go well and are worth an event; every fault is worth one."""
@@ -204,7 +210,7 @@ class Reconciler:
         job = self.jobs.get(key)
         if job is None or not _ours(job):
             self._forget(key)
-            self.agents.set_answers(key, {})
+            self._answer(key, {})
             return None
         if not self._view_is_fresh():
             return STALE_VIEW_SECONDS
@@ -329,14 +335,26 @@ class Reconciler:
         self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec
     ) -> TemplateAnswer:
         """Ask the API server what it says of a worker pod."""
-        pod = render_pod(_identity(job), spec, 0, 0, None, self.render_settings())
+        slots = [0]
+        if spec.elastic is not None and spec.elastic.extra_priority_class_name:
+            slots.append(spec.elastic.min_workers)
+        answers = [await self._try_slot(key, job, spec, slot) for slot in slots]
+        return next((one for one in answers if one.refusal), answers[0])
+
+    async def _try_slot(
+        self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec, slot: int
+    ) -> TemplateAnswer:
+        pod = render_pod(_identity(job), spec, slot, 0, None, self.render_settings())
         try:
             accepted = await self.gateway.create_pod(key[0], pod, dry_run=True)
         except InvalidError as error:
             text = str(error)
             return TemplateAnswer("" if "dry run" in text or "dryRun" in text else text)
-        except (AlreadyExistsError, ForbiddenError):
-            return TemplateAnswer()  # a quota says no today; creation finds out when it matters
+        except ForbiddenError as error:
+            # A quota says no today; creation finds out when it matters. A class must be made.
+            return TemplateAnswer(str(error) if NO_CLASS in str(error) else "")
+        except AlreadyExistsError:
+            return TemplateAnswer()
         return TemplateAnswer(priority=(accepted.get("spec") or {}).get("priority") or 0)
 
     def _view_is_fresh(self) -> bool:
@@ -380,7 +398,7 @@ class Reconciler:
         self, key: JobKey, job: Mapping[str, Any], spec: TrainingJobSpec, plan: Plan
     ) -> None:
         """Carry the persisted plan out. Everything here may happen twice."""
-        self.agents.set_answers(key, plan.answers)
+        self._answer(key, plan.answers)
         if plan.delete_job:
             await self.gateway.delete_job(key, job["metadata"]["uid"])
             return
@@ -404,6 +422,17 @@ class Reconciler:
         for error in failed:
             if error not in refused:
                 raise error
+
+    def _answer(self, key: JobKey, answers: Mapping[str, SyncAnswer]) -> None:
+        """Tell the agents what is due to them.
+
+        A pod that is being deleted and that no job answers for was a deleted job's: it need not
+        wait to be asked for a checkpoint.
+        """
+        ending = [pod for pod in self.workers.by_job(key) if pod["metadata"].get(DELETION)]
+        leave = farewell(self.timing)
+        orphans = {uid: leave for pod in ending if (uid := pod["metadata"]["uid"]) not in answers}
+        self.agents.set_answers(key, {**orphans, **answers})
 
     async def _create(self, key: JobKey, body: Mapping[str, Any], owner_uid: str) -> None:
         if key in self._refusals:

@@ -58,7 +58,9 @@ FULL_SPEC: dict[str, Any] = {
         "faultyScaleDownTimeoutSeconds": 0,
         "scaleUpSnoozeTimeSeconds": 1,
         "gracefulShutdownTimeoutSeconds": 1,
+        "extraPriorityClassName": "scavenger",
     },
+    "spares": "auto",
     "parallelism": {
         "tensor": 8,
         "pipeline": 4,
@@ -349,6 +351,14 @@ def parallel(workers: int, **split: int) -> list[tuple[str, Any]]:
             "choose another size",
             id="an illegal max",
         ),
+        pytest.param([("spec.spares", -1)], "spec.spares", "from 0 to 1000, or auto"),
+        pytest.param([("spec.spares", 1001)], "spec.spares", "from 0 to 1000, or auto"),
+        pytest.param([("spec.spares", "many")], "spec.spares", "from 0 to 1000, or auto"),
+        pytest.param(
+            [elastic(extraPriorityClassName="Not a class")],
+            "spec.elastic.extraPriorityClassName",
+            "the name of a PriorityClass",
+        ),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(
@@ -469,7 +479,7 @@ FULL_STATUS: dict[str, Any] = {
         }
     ],
     "selector": "goodput.training/job=char-gpt",
-    "workers": {"wanted": 4, "bound": 4, "connected": 4, "training": 4, "text": "4/4"},
+    "workers": {"wanted": 4, "bound": 4, "connected": 4, "training": 4, "spares": 1, "text": "4/4"},
     "attempt": {
         "number": 3,
         "state": "Running",
@@ -527,6 +537,14 @@ FULL_STATUS: dict[str, Any] = {
         "joinable": 4,
         "joinableSince": "2026-01-02T03:04:05.000Z",
         "plannedRestartMilliseconds": [1_500],
+        "unfitSizes": [3],
+        "economicSpares": 1,
+        "benched": [5],
+        "swaps": 1,
+        "interruptedAt": "2026-01-02T03:04:05.000Z",
+        "prompt": True,
+        "promptRestartMilliseconds": [1_500],
+        "otherRestartMilliseconds": [9_500],
         "podStartMilliseconds": [2_500],
         "resizeBeganAt": "2026-01-02T03:04:05.000Z",
         "snoozedUntil": "2026-01-02T03:04:05.000Z",

@@ -322,7 +322,7 @@ _ALL = (
         FORMING,
         """    if view.backing_off_until is not None:
         return Step(view.status, "BackOff", recheck_at=view.backing_off_until)
-    members = chosen(ready, size)
+    members = chosen(ready, size, view.elastic.benched)
 """,
         """    if view.backing_off_until is not None:
         later = view.now.replace(microsecond=0)
@@ -457,8 +457,8 @@ _ALL = (
         "silence-of-before",
         "a new leader counts silence from before it listened",
         SNAPSHOT,
-        "heard_at = max(agent.received_at, listening_since) if agent else listening_since",
-        "heard_at = agent.received_at if agent else (pod.created_at if pod else listening_since)",
+        "heard_at = max(heard_at, agent.received_at if agent else pod.created_at)",
+        "heard_at = agent.received_at if agent else pod.created_at",
         "tests/unit/plan/test_recovery.py::test_a_new_leader_gives_every_worker_the_time_to_speak",
     ),
     # --- attempts -----------------------------------------------------------------------
@@ -830,8 +830,8 @@ _ALL = (
         "agent-runs-older-attempts",
         "an attempt that was already run, or stopped, is run again",
         CORE,
-        "        if world.attempt <= self._fence or world.processes < 1:\n",
-        "        if world.processes < 1:\n",
+        "        if world.attempt <= self._fence or world.processes < 1 or",
+        "        if world.processes < 1 or",
         "tests/unit/agent/test_core.py::test_an_older_run_order_is_ignored",
     ),
     _bug(

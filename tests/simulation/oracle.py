@@ -600,7 +600,8 @@ def _bounded_creations(history: History) -> Iterator[Breach]:
                 reasons += not entry.accepted
             case Write(plural=names.PLURAL):
                 if entry.after is not None and not entry.by_operator:
-                    workers = max(workers, entry.after["spec"].get("workers", 1))
+                    spec = entry.after["spec"]
+                    workers = max(workers, spec.get("workers", 1) + int(spec.get("spares") or 0))
                     reasons += 1
             case Harm() | Led() | Ended():
                 reasons += 1
@@ -717,9 +718,11 @@ def _unbalanced(change: _Change) -> Iterator[str]:
     began = before.accounted_until
     if began is None:
         began = datetime.fromisoformat(change.job["metadata"]["creationTimestamp"])
-    # An elastic job counts what it wanted or held until now; else the number never changes.
+    # A job that is elastic or has spares counts what it wanted or held until now; else the number
+    # never changes.
     counted = before.accelerators if before.accounted_until else after.accelerators
-    if change.spec.elastic is None and counted != after.accelerators:
+    fixed = change.spec.elastic is None and not change.spec.spares
+    if fixed and counted != after.accelerators:
         yield f"the ledger counts {counted} accelerators, then {after.accelerators}"
     wall = (after.accounted_until - began) // timedelta(milliseconds=1)
     spent = total(after) - total(before)
@@ -766,7 +769,8 @@ def _not_as_wanted(job: Json, status: TrainingJobStatus, scene: _Scene) -> str:
         return f"two pods stand for {doubled}"
     wanted = job["spec"].get("workers", 1)
     least = (job["spec"].get("elastic") or {}).get("minWorkers", wanted)
-    if living and not least <= len(living) <= wanted:
+    most = wanted + int(job["spec"].get("spares") or 0)
+    if living and not least <= len(living) <= most:
         return f"{len(living)} of {wanted} pods live"
     if is_finished(status):
         return f"finished, but {len(ours)} processes go on" if ours else ""

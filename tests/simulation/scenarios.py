@@ -171,6 +171,27 @@ async def scale(world: World) -> None:
         assert world.gang().world.workers == workers
 
 
+async def reclaimed(world: World) -> None:
+    """A worker's node says that it is about to go, and the gang saves before."""
+    await training(world)
+    world.announce(world.node_of(1), "aws-node-termination-handler/spot-itn")
+    await world.until_trains(2)
+
+
+async def drained(world: World) -> None:
+    """A worker's node is drained, and an elastic gang saves and goes on smaller."""
+    await training(world, elastic=ELASTIC)
+    world.drain(1)
+    await world.until(lambda: world.trains(2) and world.gang().world.workers == 3)
+
+
+async def spare(world: World) -> None:
+    """A worker's node is lost, and a spare takes its place; no other spare can be had."""
+    await training(world, spares=1)
+    world.cluster.lose_node(world.node_of(1))
+    await world.until_trains(2)
+
+
 SCENARIOS: dict[str, Scenario] = {
     one.__name__: one
     for one in (
@@ -190,6 +211,9 @@ SCENARIOS: dict[str, Scenario] = {
         checkpoint_spoiled,
         shrink,
         scale,
+        reclaimed,
+        drained,
+        spare,
     )
 }
 
@@ -197,6 +221,8 @@ WORLDS: dict[str, dict[str, int]] = {
     "two_nodes_lost": {"workers": 3, "spare_nodes": 2},
     "shrink": {"workers": 4, "spare_nodes": 0},
     "scale": {"workers": 4, "spare_nodes": 0},
+    "spare": {"workers": 2, "spare_nodes": 1},
+    "drained": {"workers": 4, "spare_nodes": 0},
 }
 """The worlds that some of them need."""
 

@@ -1,7 +1,6 @@
 """An elastic job in a whole world: it goes on smaller, grows again, and loses no step by choice."""
 
 import asyncio
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -30,13 +29,6 @@ async def until_trains(world: World, workers: int, seconds: float = 400) -> None
         return bool(attempt and world.trains(attempt.number) and size(world) == workers)
 
     await world.until(holds, seconds)
-
-
-def lost_steps(world: World) -> int:
-    """Steps that were trained twice, over all attempts."""
-    return sum(
-        one.step - (after.world.restore_step or 0) for one, after in pairwise(world.gangs.values())
-    )
 
 
 def check(world: World, *, wanted: int | None = WORKERS, created_once: bool = True) -> None:
@@ -117,7 +109,7 @@ def test_the_user_scales_without_a_lost_step() -> None:
     world = simulate(story, workers=WORKERS, spare_nodes=0)
     check(world, wanted=None)
     assert [one.world.workers for one in world.gangs.values()] == [4, 3, 4]
-    assert lost_steps(world) == 0
+    assert world.lost_steps() == 0
     assert world.status.recovery.total == 0
 
 
@@ -136,7 +128,7 @@ def test_a_suspended_elastic_job_has_saved_before() -> None:
     world = simulate(story, workers=WORKERS, spare_nodes=0)
     check(world)
     assert saved == [True]
-    assert lost_steps(world) == 0
+    assert world.lost_steps() == 0
 
 
 @pytest.mark.parametrize("graceful", [5, 600])
@@ -151,7 +143,7 @@ def test_a_trainer_that_ignores_the_question_is_not_waited_for_longer_than_said(
 
     world = simulate(story, workers=WORKERS, spare_nodes=0)
     check(world, wanted=None)
-    assert lost_steps(world) < STEPS_PER_COMMIT, "its own next commit will do"
+    assert world.lost_steps() < STEPS_PER_COMMIT, "its own next commit will do"
 
 
 def test_a_joiner_that_crashes_touches_nobody() -> None:
@@ -228,7 +220,7 @@ def test_an_operator_that_dies_at_any_write_decides_the_same(name: str, fault: F
             continue  # the ledger's rhythm was another: so many writes were not needed
         check(world, wanted=None if name == "scale" else WORKERS)
         assert [one.world.workers for one in world.gangs.values()] == sizes
-        assert name != "scale" or lost_steps(world) == 0
+        assert name != "scale" or world.lost_steps() == 0
 
 
 def test_a_quota_that_lets_a_part_in_makes_the_gang_smaller_not_late() -> None:
@@ -258,7 +250,7 @@ def test_an_autoscaler_that_flaps_costs_no_step() -> None:
 
     world = simulate(story, workers=WORKERS, spare_nodes=0)
     check(world, wanted=None)
-    assert lost_steps(world) == 0
+    assert world.lost_steps() == 0
     assert world.status.recovery.total == 0
 
 

@@ -94,3 +94,21 @@ def test_a_template_that_the_api_server_refuses_creates_nothing() -> None:
         await world.until_trains(1)
 
     simulate(story).check()
+
+
+def test_a_priority_class_that_is_not_there_is_told_before_anything_starts() -> None:
+    async def story(world: World) -> None:
+        await world.start_operator()
+        world.create_job(
+            elastic={"minWorkers": 1, "maxWorkers": 2, "extraPriorityClassName": "scavenger"}
+        )
+        await world.until(lambda: world.reason(ConditionType.TEMPLATE_VALID) == "Invalid")
+        told = world.message(ConditionType.TEMPLATE_VALID)
+        assert "no PriorityClass with name scavenger was found" in told
+        assert not world.pods
+        world.priority_classes.add("scavenger")
+        await world.until_trains(1)
+        classes = [pod["spec"].get("priorityClassName") for pod in world.pods]
+        assert classes == [None, "scavenger"], "the first minWorkers keep the template's own"
+
+    simulate(story).check()

@@ -10,6 +10,7 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from goodput.protocol import Commit
@@ -73,6 +74,7 @@ class World:
         self.cluster = Cluster(self, workers + spare_nodes)
         self.mail: list[tuple[Worker, bytes]] = []
         self.template_refusal = ""
+        self.priority_classes: set[str] = set()
         self.away_seconds = RESTART_SECONDS
         self._read = "", TrainingJobStatus()
         self.saves = True
@@ -195,6 +197,25 @@ class World:
         marked = {"conditions": [mark]}
         self.server.change("pods", KEY[0], name, lambda pod: pod["status"].update(marked))
         self.server.delete("pods", KEY[0], name)
+
+    def drain(self, slot: int) -> None:
+        """Somebody drains a worker's node, as kubectl does: a cordon, then an eviction."""
+        cordon = {"unschedulable": True}
+        self.server.change("nodes", "", self.node_of(slot), lambda one: one["spec"].update(cordon))
+        self.evict(slot)
+
+    def announce(self, node: str, taint: str) -> None:
+        """A node says by a taint that it is about to go."""
+        self.harm("NodeAnnounced", node, hurts=True)
+        taints = [{"key": taint, "effect": "NoSchedule"}]
+        self.server.change("nodes", "", node, lambda one: one["spec"].update(taints=taints))
+
+    def lost_steps(self) -> int:
+        """Steps that were trained twice, over all attempts."""
+        return sum(
+            one.step - (after.world.restore_step or 0)
+            for one, after in pairwise(self.gangs.values())
+        )
 
     def monkey(self, slot: int, prank: str) -> None:
         """Somebody deletes or edits a pod of ours; `prank`: a key of PRANKS."""
@@ -364,8 +385,9 @@ class World:
             if not ended and "deletionTimestamp" not in pod["metadata"]:
                 living.setdefault(name.split("-")[1], []).append(name)
         assert all(len(names_) == 1 for names_ in living.values()), f"two pods at once: {living}"
-        least = ((self.job or {}).get("spec", {}).get("elastic") or {}).get("minWorkers")
-        legal = range(least, self.workers + 1) if least else (self.workers,)
+        spec = (self.job or {}).get("spec", {})
+        least = (spec.get("elastic") or {}).get("minWorkers") or self.workers
+        legal = range(least, self.workers + (spec.get("spares") or 0) + 1)
         assert len(living) in (0, *legal), f"half a gang: {living}"
         for name, times in self.server.created.items():
             assert times == 1 or not created_once, f"{name} was created {times} times"
@@ -376,7 +398,9 @@ class World:
         Of a gang whose wanted size has changed the oracle knows more.
         """
         job, ledger = self.job, self.status.ledger
-        if job is None or (job["spec"].get("elastic") and job["metadata"]["generation"] > 1):
+        if job is None or job["spec"].get("spares"):
+            return
+        if job["spec"].get("elastic") and job["metadata"]["generation"] > 1:
             return
         assert ledger.accounted_until is not None
         created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
@@ -495,6 +519,9 @@ class World:
             return
         if self.template_refusal:
             raise RefusedError(422, "Invalid", self.template_refusal)
+        wanted = (request.body or {}).get("spec", {}).get("priorityClassName", "")
+        if wanted and wanted not in self.priority_classes:
+            raise RefusedError(403, "Forbidden", f"no PriorityClass with name {wanted} was found")
 
 
 def simulate(

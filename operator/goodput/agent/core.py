@@ -9,6 +9,8 @@ The rules, in one place:
 - The operator's silence kills nothing and starts nothing.
 - An attempt is over when nothing of it is left alive, grandchildren included; the next one
   starts only then.
+- Processes that save by the SDK are not ended at once when their pod is: the operator gets the
+  time to have the whole gang save, if it asks for that.
 """
 
 import json
@@ -38,6 +40,10 @@ KILL_AGAIN_MS = 500
 LEAVE_ANYWAY_MS = 5_000
 """After SIGKILL, how long an agent that must leave waits for what the kernel cannot end."""
 SILENCE_AFTER_SUCCESS_MS = 600_000
+END_GRACE_MS = 5_000
+"""Of the time that a pod has to end, so much is left to its processes after SIGTERM."""
+ASKED_WITHIN_MS = 5_000
+"""How long an agent whose pod is being ended waits to be asked for a checkpoint."""
 
 MAX_EXITS = 8
 MAX_EXCEPTION_CHARACTERS = 500
@@ -200,6 +206,8 @@ class Core:
         self._leaving: Optional[Leave] = None
         self._leave_by: Optional[int] = None
         self._left = False
+        self._ends_at: Optional[int] = None
+        self._asked_by = 0
 
     # --- what the supervisor asks ---------------------------------------------------------
 
@@ -231,13 +239,14 @@ class Core:
             hold_seconds=hold_seconds,
             address=self._settings.address,
             free_port=self._free_port,
+            ends_at=self._ends_at,
             disk=self._disk,
             run=self._run_report(),
         )
 
     def wake_at(self) -> Optional[int]:
         """Return when `ticked` has something to do, None for never."""
-        times: List[Optional[int]] = [self._leave_by]
+        times: List[Optional[int]] = [self._leave_by, self._end_due_at()]
         if not self._ready:
             times.append(self._survey_by)
         if self._run:
@@ -338,6 +347,8 @@ class Core:
         commands.append(Report())
         if self._leaving:
             return (*commands, *self._gone())
+        if self._ends_at is not None:
+            return (*commands, *self._end(now))
         if self._pending:
             commands += self._begin(self._pending, now)
         return tuple(commands)
@@ -367,11 +378,14 @@ class Core:
         """The agent has received a signal. SIGTERM: the pod is being deleted."""
         if number != signal.SIGTERM:
             return (Signal(number, everyone=False),) if self.occupied else ()
-        if self._leaving:
+        if self._leaving or self._ends_at is not None:
             return ()
         grace_ms = int(self._settings.termination_grace_seconds * 1000)
-        leave = Leave(128 + signal.SIGTERM, "the pod was deleted or its node is shutting down")
-        return tuple(self._leave(leave, grace_ms, now))
+        self._ends_at = now + max(0, grace_ms - END_GRACE_MS)
+        self._asked_by = now + ASKED_WITHIN_MS
+        if not self._can_save() or self._ends_at <= now:
+            return tuple(self._end(now, grace_ms))
+        return (Say("the pod is being ended; the training may save before"), Report())
 
     def ticked(self, now: int) -> Commands:
         """Time has passed."""
@@ -385,6 +399,9 @@ class Core:
             commands.append(Signal(signal.SIGKILL, everyone=True))
         if self._leave_by is not None and now >= self._leave_by:
             commands += self._gone()
+        end_due_at = self._end_due_at()
+        if end_due_at is not None and now >= end_due_at:
+            commands += self._end(now)
         silence_ends_at = self._silence_ends_at(run) if run else None
         if silence_ends_at is not None and now >= silence_ends_at:
             message = "all processes succeeded and the operator was silent for 10 minutes"
@@ -395,7 +412,7 @@ class Core:
     # --- orders ---------------------------------------------------------------------------
 
     def _ordered_to_run(self, world: World, grace_ms: int, now: int) -> List[Command]:
-        if world.attempt <= self._fence or world.processes < 1:
+        if world.attempt <= self._fence or world.processes < 1 or self._ends_at is not None:
             return []
         self._fence = world.attempt
         if not self.occupied:
@@ -443,6 +460,24 @@ class Core:
             return self._gone()
         self._leave_by = now + grace_ms + LEAVE_ANYWAY_MS
         return self._stop(grace_ms, now)
+
+    def _can_save(self) -> bool:
+        """Whether the training can be asked to save, as far as we have heard."""
+        run = self._run
+        if run is None or run.living == 0 or run.stopping:
+            return False
+        return run.progress.restore_began_at is not None and run.progress.step is not None
+
+    def _end_due_at(self) -> Optional[int]:
+        """Return when the processes of a pod that is being ended must end, too."""
+        if self._ends_at is None or self._leaving:
+            return None
+        asked = self._save_step is not None
+        return self._ends_at if asked else min(self._ends_at, self._asked_by)
+
+    def _end(self, now: int, grace_ms: int = END_GRACE_MS) -> List[Command]:
+        leave = Leave(128 + signal.SIGTERM, "the pod was deleted or its node is shutting down")
+        return self._leave(leave, grace_ms, now)
 
     def _gone(self) -> List[Command]:
         self._left = True

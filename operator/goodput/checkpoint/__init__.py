@@ -28,10 +28,10 @@ import pathlib
 from typing import ContextManager, Dict, Optional
 
 from goodput import protocol, session
-from goodput.checkpoint.errors import CheckpointError
+from goodput.checkpoint.errors import CheckpointError, ReshardError
 from goodput.checkpoint.store import Restored, Store
 
-__all__ = ["CheckpointError", "Restored", "restore", "saving"]
+__all__ = ["CheckpointError", "ReshardError", "Restored", "restore", "saving"]
 
 _stores: Dict[str, Store] = {}
 

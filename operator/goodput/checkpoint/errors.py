@@ -1,4 +1,4 @@
-"""The one error that the checkpoint functions raise."""
+"""The errors that the checkpoint functions raise."""
 
 import errno
 import os
@@ -42,3 +42,11 @@ class CheckpointError(Exception):
         if remedy:
             text += "; " + remedy.format(uid=os.getuid())
         return cls(text, where)
+
+
+class ReshardError(CheckpointError):
+    """A checkpoint cannot be loaded by another number of ranks than those that saved it.
+
+    The operator then tries no more to run the job at this size. A trainer that loads its state by
+    itself may raise it, too.
+    """

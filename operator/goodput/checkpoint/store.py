@@ -52,11 +52,13 @@ class Restored:
         step: the last step that is in it; training goes on with the next.
         attempt: the attempt that saved it.
         path: the directory with the files of all its ranks, to be read only.
+        world_size: how many ranks have saved it.
     """
 
     step: int
     attempt: int
     path: pathlib.Path
+    world_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -320,7 +322,7 @@ class Store:
             return None
         self._origin = Commit(chosen.attempt, chosen.step)
         self._restored = chosen
-        return Restored(chosen.step, chosen.attempt, pathlib.Path(path))
+        return Restored(chosen.step, chosen.attempt, pathlib.Path(path), chosen.world_size)
 
     def _refusal(self, chosen: Manifest, attempt: int, problems: List[str]) -> Tuple[str, bool]:
         """Say why this rank must not go on from `chosen`, and whether others may go on elsewhere.

@@ -17,7 +17,7 @@ import importlib
 import warnings
 from typing import Any, Dict, Optional
 
-from goodput import checkpoint
+from goodput import checkpoint, session
 
 __all__ = ["load_state", "save_state"]
 
@@ -49,6 +49,7 @@ def load_state(state: Dict[str, Any], directory: str = "") -> Optional[int]:
 
     Raises:
         CheckpointError: see `checkpoint.restore`.
+        ReshardError: another number of ranks has saved it, and DCP cannot load it with this one.
     """
     dcp = _dcp()
     restored = checkpoint.restore(directory)
@@ -56,7 +57,18 @@ def load_state(state: Dict[str, Any], directory: str = "") -> Optional[int]:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.load(state, storage_reader=dcp.FileSystemReader(restored.path))
+        try:
+            dcp.load(state, storage_reader=dcp.FileSystemReader(restored.path))
+        except Exception as error:  # DCP raises what its planner raises
+            ranks = session.world_size()
+            if restored.world_size == ranks:
+                raise
+            raise checkpoint.ReshardError(
+                "step {} was saved by {} ranks and cannot be loaded by {}: {}".format(
+                    restored.step, restored.world_size, ranks, error
+                ),
+                str(restored.path),
+            ) from error
     return restored.step
 
 

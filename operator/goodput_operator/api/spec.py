@@ -5,9 +5,9 @@ what the API server refuses, so that no controller has to.
 """
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from goodput_operator import names
 from goodput_operator.api.base import ApiModel, Rule, list_set, rule, rules
@@ -16,6 +16,9 @@ from goodput_operator.api.template import outside_reserved_paths, template_schem
 MAX_WORKERS = 10_000
 MAX_PROCESSES = 131_072
 MAX_PROCESSES_PER_WORKER = 1024
+MAX_SPARES = 1000
+SNOOZE_SECONDS = 600
+AUTO: Literal["auto"] = "auto"
 MAX_JOB_NAME_LENGTH = 63 - len(names.pod_name("", MAX_WORKERS - 1, names.MAX_INCARNATION))
 """A pod's name is also its host name: one DNS label, for every slot and incarnation."""
 
@@ -133,6 +136,15 @@ _elastic_rules = rules(
 )
 
 
+_priority_rules = rules(
+    rule(
+        "self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$')",
+        "spec.elastic.extraPriorityClassName must be the name of a PriorityClass, in lower-case "
+        "letters, digits, '-' and '.'; mend it or leave it out",
+    )
+)
+
+
 class ElasticSpec(ApiModel):
     """How the gang may change its size: it shrinks when it must and grows when that pays."""
 
@@ -151,12 +163,17 @@ class ElasticSpec(ApiModel):
     faulty_scale_down_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = 60
     """How long, in seconds, a gang that has lost workers waits at most for their replacements
     before it goes on smaller."""
-    scale_up_snooze_time_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    scale_up_snooze_time_seconds: Annotated[int, Field(ge=1, le=86_400)] = SNOOZE_SECONDS
     """Seconds until the next try to grow after one has failed. So long, too, workers are held that
     wait for others without whom no larger size is legal."""
     graceful_shutdown_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """How long, in seconds, the training may take to save before a change of size or a
     suspension, once it is asked to; then the change comes anyway."""
+    extra_priority_class_name: Annotated[
+        str, Field(max_length=253, json_schema_extra=_priority_rules)
+    ] = ""
+    """PriorityClass of the workers beyond minWorkers, lower than the template's own: who preempts
+    takes those first. Empty: all workers have the template's."""
 
 
 class ParallelismSpec(ApiModel):
@@ -244,6 +261,14 @@ _spec_rules = rules(
     legal_size("elastic.minWorkers"),
     legal_size("elastic.maxWorkers"),
 )
+_spares_rule = rule(
+    f"type(self) == int ? self >= 0 && self <= {MAX_SPARES} : self == '{AUTO}'",
+    f"spec.spares must be a number from 0 to {MAX_SPARES}, or {AUTO}; choose one of them",
+)
+Spares = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_SPARES)] | Literal["auto"],
+    WithJsonSchema({"x-kubernetes-int-or-string": True, **rules(_spares_rule)}),
+]
 _managed_by_rules = rules(
     rule(
         "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9/_.~-]+$')",
@@ -318,6 +343,11 @@ class TrainingJobSpec(ApiModel):
     container named trainer, or in the only one. Changes only while the job is suspended."""
     gang: GangSpec = GangSpec()
     """How the workers come to start together: all of them, or none."""
+    spares: Spares = 0
+    """Workers that stand ready beside the gang, with a node and without a process, to take the
+    place of a lost one at once. They are created with the gang where they fit, else when they do,
+    and made anew when they have been used. auto: as many as pay for themselves, by what this
+    job's interruptions have cost."""
     elastic: ElasticSpec | None = None
     """How the gang may change its size. Absent: it trains with all workers, or not at all. Comes
     and goes only while the job is suspended."""

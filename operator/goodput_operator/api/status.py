@@ -87,6 +87,8 @@ class WorkersStatus(ApiModel):
     """Workers whose agent reports."""
     training: Count = 0
     """Workers whose processes run."""
+    spares: Count = 0
+    """Workers that stand ready beside the gang."""
     text: str = ""
     """Printed: training/wanted."""
 
@@ -226,6 +228,22 @@ class ElasticStatus(ApiModel):
     """Since when there have been so many."""
     planned_restart_milliseconds: list[int] = Field(default_factory=list, max_length=5)
     """How long training stood still for each of the last changes of size, newest last."""
+    unfit_sizes: list[int] = Field(default_factory=list, max_length=64)
+    """Sizes at which the training could not load its checkpoint; tried again after a suspension."""
+    economic_spares: int = 0
+    """How many spares would pay for themselves, by what is measured here."""
+    benched: list[int] = Field(default_factory=list, max_length=1000)
+    """Slots of workers that stood by when the newest attempt ended, and still do."""
+    swaps: int = 0
+    """How many lost workers' places were then taken by spares."""
+    interrupted_at: Time | None = None
+    """Since when training stands still for a fault."""
+    prompt: bool = False
+    """All workers were at hand for the attempt that follows it, and it is no smaller."""
+    prompt_restart_milliseconds: list[int] = Field(default_factory=list, max_length=5)
+    """How long training stood still for each of the last faults that were so, newest last."""
+    other_restart_milliseconds: list[int] = Field(default_factory=list, max_length=5)
+    """How long for those for which a worker was lacking: a new pod came, or the gang shrank."""
     pod_start_milliseconds: list[int] = Field(default_factory=list, max_length=20)
     """How long it took from a pod's creation until its agent was ready, newest last."""
     resize_began_at: Time | None = None
@@ -313,6 +331,8 @@ class Decision(StrEnum):
     """The next attempt runs in the same pods."""
     REPLACE_WORKERS = "ReplaceWorkers"
     """Lost workers have got new pods, the others have kept theirs."""
+    SWAP_SPARES = "SwapSpares"
+    """Spares have taken the places of lost workers."""
     RECREATE = "Recreate"
     """No pod was left to keep."""
     SHRINK = "Shrink"
@@ -429,7 +449,7 @@ class TrainingJobStatus(ApiModel):
     recovery: RecoveryStatus = RecoveryStatus()
     """The used budget and the back-off."""
     elastic: ElasticStatus | None = None
-    """What decides on the size of an elastic gang; absent where the size is fixed."""
+    """What decides on the size of an elastic gang, and on spares; absent without either."""
     exclusions: list[Exclusion] = Field(default_factory=list, max_length=64)
     """Nodes that the workers avoid for a while."""
     ledger: LedgerStatus = LedgerStatus()

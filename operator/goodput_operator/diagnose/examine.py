@@ -6,6 +6,7 @@ alive, whatever its node's conditions say. Only a gang that stands still, or the
 pod or of a node, makes a silent worker a lost one.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from goodput.protocol import (
     EXIT_CODE_DO_NOT_REQUEUE,
     EXIT_CODE_PYTHON_TOO_OLD,
     Commit,
+    ProcessExit,
     Progress,
 )
 from goodput_operator.api.status import AttemptState, AttemptStatus
@@ -35,11 +37,13 @@ LONGEST_STILL_SECONDS = 86_400.0
 """Whatever a trainer says of its steps: no gang is waited for longer than a day."""
 
 MAX_OUTPUT_CHARACTERS = 800
+CANNOT_RESHARD = "CannotReshard"
+_RESHARD_ERROR = "ReshardError"
+"""The name of the SDK's exception, as it ends a traceback."""
 SIGKILL = 9
 
-PREEMPTION_REASONS = frozenset(
-    {"PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "DeletionByTaintManager"}
-)
+SAVE_NOTICE_SECONDS = 3.0
+"""From the question to save until the step in question ends, at least: all ranks must know."""
 
 
 class Kind(StrEnum):
@@ -119,6 +123,22 @@ class GangProgress:
     tracker_step: int | None = None
     tracker_step_at: datetime | None = None
 
+    @property
+    def can_save(self) -> bool:
+        """Whether the training can be asked to save: it does so by the SDK, and says its steps."""
+        return self.checkpoints and self.step is not None and self.step_milliseconds is not None
+
+    def steps_until_told(self, now: datetime) -> int:
+        """Return how many steps will be finished before all ranks know what they are asked now."""
+        ahead_seconds = (now - (self.step_at or now)).total_seconds() + SAVE_NOTICE_SECONDS
+        return max(1, math.ceil(ahead_seconds * 1000 / max(1, self.step_milliseconds or 1))) + 1
+
+    def saved_at(self, now: datetime) -> datetime:
+        """Return when a step is finished that the training is asked now to save."""
+        step_seconds = min(max(1, self.step_milliseconds or 1) / 1000, LONGEST_STILL_SECONDS)
+        until = self.steps_until_told(now) * step_seconds
+        return (self.step_at or now) + timedelta(seconds=until)
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
@@ -158,7 +178,7 @@ def examine(snapshot: JobSnapshot, attempt: AttemptStatus | None, now: datetime)
         lost = [
             finding
             for worker in snapshot.workers
-            if (finding := _lost_by_word(worker, attempt.number, now)) is not None
+            if (finding := _lost_by_word(worker, attempt, progress, now)) is not None
         ]
         silent, recheck_at = _silent(snapshot, attempt, progress, now)
         lost += [one for one in silent if one.slot not in {known.slot for known in lost}]
@@ -314,9 +334,27 @@ def _cannot_start(snapshot: JobSnapshot, now: datetime) -> Iterable[Finding]:
             )
 
 
-def _lost_by_word(worker: Worker, attempt: int, now: datetime) -> Finding | None:
+def lingers(worker: Worker, attempt: AttemptStatus, progress: GangProgress, now: datetime) -> bool:
+    """Return whether a worker whose pod is being deleted trains on until the gang has saved."""
+    if attempt.state is not AttemptState.RUNNING or worker.notice is None:
+        return False
+    due_at, run = worker.notice.due_at(now), worker.run_of(attempt.number)
+    if now >= due_at:
+        return False
+    if worker.agent is None:  # an operator that has just begun to listen does not know yet
+        return worker.silent_seconds <= SILENCE_LIMIT_SECONDS
+    if run is None or run.alive == 0 or run.failed or run.stopping:
+        return False
+    if worker.agent.request.ends_at is None and progress.sdk:
+        return True  # its pod's end is known before its agent's word of it, which tells more
+    return attempt.save_by is not None or (progress.can_save and progress.saved_at(now) <= due_at)
+
+
+def _lost_by_word(
+    worker: Worker, attempt: AttemptStatus, progress: GangProgress, now: datetime
+) -> Finding | None:
     """Return the finding when the worker's pod or node says that it is gone."""
-    if succeeded(worker, attempt):
+    if succeeded(worker, attempt.number):
         return None
     pod = worker.pod
     heard_at = worker.agent.received_at if worker.agent else now
@@ -326,16 +364,10 @@ def _lost_by_word(worker: Worker, attempt: int, now: datetime) -> Finding | None
         )
     if pod.ended is not None:
         return _ended(worker, pod, heard_at)
-    if pod.deleting:
-        reason = "Preempted" if pod.disruption in PREEMPTION_REASONS else "PodDeleted"
-        why = f" ({pod.disruption})" if pod.disruption else ""
-        return Finding(
-            Kind.WORKER_LOST,
-            worker.slot,
-            reason,
-            f"{where(worker)}: its pod is being deleted{why}",
-            heard_at,
-        )
+    if pod.deleting and not lingers(worker, attempt, progress, now):
+        assert worker.notice is not None
+        reason, why = worker.notice.reason, worker.notice.why
+        return Finding(Kind.WORKER_LOST, worker.slot, reason, f"{where(worker)}: {why}", heard_at)
     if worker.node is NodeHealth.GONE:
         return Finding(
             Kind.WORKER_LOST,
@@ -519,7 +551,7 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
             Finding(
                 Kind.PROCESS_FAILED,
                 worker.slot,
-                "OutOfMemory" if first.reason == "OutOfMemory" else "ProcessFailed",
+                _kind_of_failure(first),
                 f"rank {first.rank} of {where(worker)} ended with {how}"
                 + (f" ({first.reason})" if first.reason not in ("", "Error") else "")
                 + (f": {first.exception[:500]}" if first.exception else "")
@@ -534,6 +566,13 @@ def _failed_processes(workers: Iterable[Worker], attempt: int, now: datetime) ->
     # A worker that asks not to be tried again is the cause, whoever failed of it first. So is one
     # that was killed: the kernel takes its time to free its memory, its peers fail at once.
     return sorted(findings, key=lambda one: (one.requeue, not one.killed, one.at, one.slot))
+
+
+def _kind_of_failure(end: ProcessExit) -> str:
+    if end.reason == "OutOfMemory":
+        return "OutOfMemory"
+    name = end.exception.partition(":")[0].rpartition(".")[2]
+    return CANNOT_RESHARD if name == _RESHARD_ERROR else "ProcessFailed"
 
 
 def _last_lines(lines: Sequence[str]) -> str:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from goodput_operator import names
 from goodput_operator.gang.constraints import Constraints
 from goodput_operator.observe.resources import Resources
 
 JobKey = tuple[str, str]
 """(namespace, name)."""
 
-RACK = "topology.kubernetes.io/rack"
 LEFT_OVER = -(2**31) - 1
 """The priority, below that of any pod, of one who takes only what nobody waits for."""
 
@@ -42,7 +42,7 @@ class GangRequest:
     constraints: Constraints = field(default_factory=Constraints)
     bound: Mapping[int, str] = field(default_factory=dict)
     excluded: Mapping[str, datetime] = field(default_factory=dict)
-    topology_key: str = RACK
+    topology_key: str = names.LABEL_RACK
     priority: int = 0
 
     def avoids(self, node: str, now: datetime) -> bool:

@@ -19,13 +19,14 @@ The borders, each with its reason:
 - `detection`: from the fault until the operator has decided; `recovery`: from there until all
   processes of the next attempt have been started, whatever happens between.
 - `suspended`: from the decision to suspend until the job is queued again.
+- `recovery` is also the time of spares: held, and idle, so that the next recovery is short.
 - `degraded`: while an elastic gang trains with fewer workers than are wanted, from the published
   world until it is closed: the missing ones' time, whatever becomes of the others' (startup,
   work, loss).
 The sum of all buckets and the unsettled rest is accelerators × time since creation. Of a job of
-fixed size these are the whole gang's. Of an elastic one they are those that are wanted or held,
-whichever are more, as the last write of the status has it: a change counts from the write that
-tells of it.
+fixed size these are the whole gang's. Of one that is elastic or has spares they are those that
+are wanted or held, whichever are more, as the last write of the status has it: a change counts
+from the write that tells of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -57,7 +58,13 @@ class Account:
 
     @classmethod
     def open(
-        cls, status: LedgerStatus, weight: int, created_at: datetime, missing: int = 0
+        cls,
+        status: LedgerStatus,
+        weight: int,
+        created_at: datetime,
+        *,
+        missing: int = 0,
+        spare: int = 0,
     ) -> "Account":
         """Go on from a persisted ledger, or begin at the job's creation.
 
@@ -66,11 +73,13 @@ class Account:
             weight: accelerators that do what is accounted for.
             created_at: the job's creation.
             missing: further ones that are wanted and not there; their time is `degraded`.
+            spare: further ones that stand by; their time is `recovery`.
         """
         tally = Tally(
             weight=weight,
             until=_milliseconds(status.accounted_until or created_at),
             missing=missing,
+            spare=spare,
             buckets=dict(status.accelerator_milliseconds),
             unsettled=status.unsettled_milliseconds,
         )

@@ -17,6 +17,7 @@ class Tally:
         weight: accelerators that do what is added.
         until: time up to here is counted, in milliseconds since whatever moment.
         missing: further accelerators that are wanted and not there; their time is `degraded`.
+        spare: further ones that stand by; their time is `recovery`, and no incident's.
         buckets: what is settled.
         unsettled: work of which nobody knows yet whether it will last.
         payer: the attempt whose incident pays for what goes into a bucket; None: nobody does.
@@ -26,6 +27,7 @@ class Tally:
     weight: int
     until: int = 0
     missing: int = 0
+    spare: int = 0
     buckets: dict[Bucket, int] = field(default_factory=dict)
     unsettled: int = 0
     payer: int | None = None
@@ -43,6 +45,9 @@ class Tally:
         cost = milliseconds * self.weight
         if self.missing:
             self._put(Bucket.DEGRADED, milliseconds * self.missing)
+        if self.spare:
+            held = milliseconds * self.spare
+            self.buckets[Bucket.RECOVERY] = self.buckets.get(Bucket.RECOVERY, 0) + held
         if bucket is None:
             self.unsettled += cost
         else:

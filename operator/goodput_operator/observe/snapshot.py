@@ -14,6 +14,8 @@ from goodput.protocol import Progress, Run
 from goodput_operator import names
 from goodput_operator.api.status import SlotStatus
 from goodput_operator.observe.agents import AgentView
+from goodput_operator.observe.notices import Notice, node_notice, pod_notice
+from goodput_operator.observe.resources import mapping, mappings
 
 
 class NodeHealth(StrEnum):
@@ -46,6 +48,7 @@ class PodView:
         address: the pod's IP, empty while it has none.
         pinned: the one node that we allowed it, empty when the scheduler was free.
         deleting: it has a deletion timestamp: it is as good as gone, and must end soon.
+        gone_by: when the kubelet kills what is left of a pod that is being deleted.
         terminal: all of its containers have ended, sidecars too; it holds nothing.
         ended: the trainer's container has ended, or the whole pod has; None while neither has.
         disruption: why the cluster takes it away (preemption, eviction, drain), else empty.
@@ -67,6 +70,7 @@ class PodView:
     unschedulable: str
     trouble: tuple[str, str] | None
     created_at: datetime
+    gone_by: datetime | None = None
 
     @property
     def dead(self) -> bool:
@@ -82,6 +86,8 @@ class Worker:
         silent_seconds: since the agent's last word, or while there is none since its pod was
             made; since we began to listen if that is later.
         succeeded: the status has it that its processes of the newest attempt ended well.
+        domain: its node's rack, empty where that is not known.
+        notice: that it will be taken away, and until when it may save; None: nobody says so.
     """
 
     slot: int
@@ -92,6 +98,8 @@ class Worker:
     node: NodeHealth
     silent_seconds: float
     succeeded: bool = False
+    domain: str = ""
+    notice: Notice | None = None
 
     @property
     def run(self) -> Run | None:
@@ -207,6 +215,9 @@ def observe_pod(pod: Mapping[str, Any], owner_uid: str) -> PodView | None:
         ),
         trouble=_trouble(status),
         created_at=parse_time(metadata["creationTimestamp"]),
+        gone_by=(
+            parse_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None
+        ),
     )
 
 
@@ -304,6 +315,8 @@ def observe(
         template_answer: see `JobSnapshot`.
     """
     metadata = job["metadata"]
+    template = mapping(mapping(job.get("spec")).get("template"))
+    tolerations = mappings(mapping(template.get("spec")).get("tolerations"))
     views = [view for pod in pods if (view := observe_pod(pod, metadata["uid"])) is not None]
     views.sort(key=lambda view: (view.slot, view.incarnation, view.uid))
     current = {slot.slot: slot for slot in slots}
@@ -322,9 +335,14 @@ def observe(
         heard_at = listening_since
         if pod is not None:
             heard_at = max(heard_at, agent.received_at if agent else pod.created_at)
-        health = NodeHealth.UNKNOWN
+        health, notice, domain = NodeHealth.UNKNOWN, None, ""
         if pod and pod.node and nodes is not None:
-            health = observe_node(nodes.get(pod.node))
+            node = nodes.get(pod.node)
+            health, notice = observe_node(node), node_notice(node, tolerations)
+            labels = mapping(mapping((node or {}).get("metadata")).get("labels"))
+            domain = labels.get(names.LABEL_RACK, "")
+        if pod:
+            notice = pod_notice(pod.gone_by, pod.disruption, agent) or notice
         workers.append(
             Worker(
                 slot=slot.slot,
@@ -335,6 +353,8 @@ def observe(
                 node=health,
                 silent_seconds=max(0.0, (now - heard_at).total_seconds()),
                 succeeded=slot.succeeded,
+                domain=domain,
+                notice=notice,
             )
         )
     return JobSnapshot(

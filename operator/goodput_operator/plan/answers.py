@@ -58,6 +58,16 @@ def answers(
     return due
 
 
+def farewell(timing: Timing) -> SyncAnswer:
+    """Return what a pod's agent is told whose job is gone."""
+    return SyncAnswer(
+        kind=EXIT,
+        revision="job.gone",
+        grace_seconds=timing.suspend_grace_seconds,
+        exit_code=EXIT_CODE_TERMINATED,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """What is the same for all members of a world: its size, and how the training is split."""

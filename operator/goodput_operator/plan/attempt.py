@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from goodput.protocol import Commit
 from goodput_operator.api.base import truncate
-from goodput_operator.api.spec import RecoverySpec, TrainingJobSpec
+from goodput_operator.api.spec import MAX_SPARES, RecoverySpec
 from goodput_operator.api.status import (
     MAX_ATTEMPT,
     MAX_REASONS,
@@ -24,9 +24,10 @@ from goodput_operator.api.status import (
     SlotStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import Finding, GangProgress
+from goodput_operator.diagnose.examine import CANNOT_RESHARD, Finding, GangProgress
 from goodput_operator.observe.snapshot import NodeHealth, Worker
 from goodput_operator.plan.elastic import remembering, with_exposure
+from goodput_operator.plan.members import MAX_SIZES_SHOWN, is_ready, ranked, swaps
 from goodput_operator.plan.reasons import (
     NOT_CONFIRMED,
     OTHER_REASON,
@@ -46,14 +47,15 @@ MAX_LINEAGE = 64
 MAX_EXCLUSIONS = 64
 
 
-def sized_slots(slots: Iterable[SlotStatus], spec: TrainingJobSpec) -> list[SlotStatus]:
+def sized_slots(view: View) -> list[SlotStatus]:
     """Return the job's slots, outside any world, each with the incarnation it had.
 
-    As many as there are workers. An elastic job keeps those that it has ever had: a name of a
-    pod must not come back, and which slots are held by now is not for their numbers to say.
+    As many as there are workers and spares. A flexible job keeps those that it has ever had: a
+    name of a pod must not come back, and which slots are held is not for their numbers to say.
     """
-    known = {slot.slot: slot.incarnation for slot in slots}
-    count = max([spec.workers, *(slot + 1 for slot in known if spec.elastic)])
+    known = {slot.slot: slot.incarnation for slot in view.status.slots}
+    wanted = view.spec.workers + view.spares
+    count = max([wanted, *(slot + 1 for slot in known if view.flexible)])
     return [SlotStatus(slot=number, incarnation=known.get(number, 0)) for number in range(count)]
 
 
@@ -66,7 +68,7 @@ def open_next(view: View) -> TrainingJobStatus:
             "attempt": AttemptStatus(
                 number=number, state=AttemptState.FORMING, opened_at=truncate(view.now)
             ),
-            "slots": sized_slots(status.slots, view.spec),
+            "slots": sized_slots(view),
         }
     )
 
@@ -235,12 +237,14 @@ def stop(
 
 
 def _remembered(view: View, status: TrainingJobStatus, reason: str) -> TrainingJobStatus:
-    """Return the status of an elastic job that knows for how long its gang has trained."""
+    """Return the status of a flexible job that knows for how long its gang has trained."""
     if status.elastic is None:
         return status
     trained = len(view.gang) if view.attempt.running_at else 0
-    status = with_exposure(status, trained, view.now, interrupted=reason not in PLANNED)
-    return remembering(status, resize_began_at=None)
+    fault = reason not in PLANNED
+    status = with_exposure(status, trained, view.now, interrupted=fault)
+    since = status.attempt.ended_at if fault and trained and status.attempt else None
+    return remembering(status, resize_began_at=None, interrupted_at=since)
 
 
 def stopped(worker: Worker, attempt: int) -> bool:
@@ -265,9 +269,11 @@ def close(view: View) -> TrainingJobStatus:
         if worker.slot in view.diagnosis.lost_slots
         or (worker.pod is None and worker.rank >= 0)
         or (worker.pod is not None and worker.pod.dead)
+        or worker.notice is not None
         or not stopped(worker, attempt.number)
     )
     closed = attempt.model_copy(update={"state": AttemptState.CLOSED})
+    status = _with_bench(view, lost)
     status = status.model_copy(
         update={
             "attempt": closed,
@@ -283,6 +289,26 @@ def close(view: View) -> TrainingJobStatus:
     if attempt.reason == NOT_CONFIRMED:
         return start_failed(status, view.spec.recovery, view.now)
     return status.model_copy(update={"recovery": _counted(view, closed)})
+
+
+def _with_bench(view: View, lost: frozenset[int]) -> TrainingJobStatus:
+    """Return the status that knows who goes on, and which spares take the lost ones' places."""
+    if not view.flexible:
+        return view.status
+    members = ranked(view.snapshot.workers)
+    gone = [one for one in members if one.slot in lost]
+    waiting = [one for one in view.snapshot.workers if one.rank < 0 and is_ready(one)]
+    places = max(0, view.wanted - (len(members) - len(gone)))
+    picked, bench = swaps(gone, waiting, places)
+    size, unfit = len(members), view.elastic.unfit_sizes
+    if view.attempt.reason == CANNOT_RESHARD and size not in unfit:
+        unfit = [*unfit, size][-MAX_SIZES_SHOWN:]
+    return remembering(
+        view.status,
+        unfit_sizes=unfit,
+        benched=sorted(one.slot for one in bench)[:MAX_SPARES],
+        swaps=min(len(picked), len(gone)),
+    )
 
 
 def start_failed(

@@ -17,7 +17,7 @@ from goodput_operator.observe.snapshot import JobSnapshot, PodView
 from goodput_operator.plan.answers import answers
 from goodput_operator.plan.attempt import stopped
 from goodput_operator.plan.incidents import ends_told
-from goodput_operator.plan.members import size_problems, sizes_of
+from goodput_operator.plan.members import fit_sizes, size_problems, sizes_of
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
 from goodput_operator.plan.rules import RULES, next_deadline
 from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, is_finished, leave_by
@@ -100,7 +100,7 @@ def decide(
         processes=processes,
         timing=timing,
         template_problems=(*template_problems, *size_problems(spec, sizes)),
-        sizes=sizes,
+        sizes=fit_sizes(sizes, status.elastic),
     )
     seen = view
     view, last, decisions, ended = _follow_rules(seen, status.attempt)

@@ -7,8 +7,10 @@ and `plan.resize` (while the gang trains).
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from statistics import median
 
 from goodput_operator.api.base import truncate
+from goodput_operator.api.spec import MAX_SPARES
 from goodput_operator.api.status import ConditionType, ElasticStatus, TrainingJobStatus
 from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.members import MAX_SIZES_SHOWN, is_ready
@@ -17,6 +19,7 @@ from goodput_operator.plan.sizing import (
     Decaying,
     FailureHistory,
     Idle,
+    economic_spares,
     largest_legal,
     percentile_90,
     planned_restart_seconds,
@@ -34,7 +37,7 @@ MILLISECOND = timedelta(milliseconds=1)
 
 def can_go_on(view: View, *, without: int = 0) -> bool:
     """Return whether the workers that have a pod, less some, are enough for a legal size."""
-    if view.spec.elastic is None:
+    if not view.flexible:
         return False
     return largest_legal(view.sizes, len(view.gang) - without) is not None
 
@@ -54,17 +57,14 @@ def size_change(before: int, now: int, wanted: int) -> str:
 def snoozed_until(view: View) -> datetime | None:
     """Return when growth may be tried again, None when it may now."""
     until = view.elastic.snoozed_until
-    if until is None or view.spec.elastic is None:
+    if until is None or not view.flexible:
         return None
-    longest = timedelta(seconds=view.spec.elastic.scale_up_snooze_time_seconds)
-    return until if view.now < until <= view.now + longest else None
+    return until if view.now < until <= view.now + view.snooze else None
 
 
 def with_snooze(status: TrainingJobStatus, view: View) -> TrainingJobStatus:
     """Return the status in which growth has failed and is left alone for a while."""
-    assert view.spec.elastic is not None
-    wait = timedelta(seconds=view.spec.elastic.scale_up_snooze_time_seconds)
-    return remembering(status, snoozed_until=truncate(view.now + wait))
+    return remembering(status, snoozed_until=truncate(view.now + view.snooze))
 
 
 # --- what is measured ---------------------------------------------------------------------------
@@ -76,13 +76,57 @@ def restart_seconds(elastic: ElasticStatus) -> float:
 
 
 def with_restart_measured(status: TrainingJobStatus, until: datetime) -> TrainingJobStatus:
-    """Return the status with the change of size that has ended at `until` measured."""
+    """Return the status with the interruption that has ended at `until` measured."""
     elastic = status.elastic
+    if elastic is not None and elastic.interrupted_at is not None:
+        return _with_fault_measured(status, elastic, until - elastic.interrupted_at)
     if elastic is None or elastic.resize_began_at is None:
         return status
     cost = max(0, (until - elastic.resize_began_at) // MILLISECOND)
     known = [*elastic.planned_restart_milliseconds, cost][-MEASURED_RESTARTS:]
     return remembering(status, planned_restart_milliseconds=known, resize_began_at=None)
+
+
+def _with_fault_measured(
+    status: TrainingJobStatus, elastic: ElasticStatus, stood: timedelta
+) -> TrainingJobStatus:
+    cost = max(0, stood // MILLISECOND)
+    if elastic.prompt:
+        known = [*elastic.prompt_restart_milliseconds, cost][-MEASURED_RESTARTS:]
+        return remembering(status, prompt_restart_milliseconds=known, interrupted_at=None)
+    known = [*elastic.other_restart_milliseconds, cost][-MEASURED_RESTARTS:]
+    return remembering(status, other_restart_milliseconds=known, interrupted_at=None)
+
+
+def saved_by_spare_seconds(elastic: ElasticStatus) -> float:
+    """Return ΔR, by how much a fault stands in the way for less time where a spare is at hand.
+
+    0 until a fault without one has been measured. A restart for which all workers were at hand
+    costs what a swap does; where there was none yet, a change of size tells, or a pod's start.
+    """
+    slow = elastic.other_restart_milliseconds
+    if not slow:
+        return 0.0
+    prompt = elastic.prompt_restart_milliseconds or elastic.planned_restart_milliseconds
+    if prompt:
+        return max(0.0, median(slow) - median(prompt)) / 1000
+    starts = elastic.pod_start_milliseconds
+    return min(median(slow), median(starts)) / 1000 if starts else 0.0
+
+
+def with_economy(status: TrainingJobStatus, view: View) -> TrainingJobStatus:
+    """Return the status that says how many spares would pay for themselves."""
+    elastic = status.elastic
+    if elastic is None or not elastic.workers:
+        return status
+    mean_seconds = history(elastic, view.now).mean_seconds_to_restart(elastic.workers, view.now)
+    count = economic_spares(
+        workers=elastic.workers,
+        saved_seconds=saved_by_spare_seconds(elastic),
+        mean_seconds_to_restart=mean_seconds,
+        one_by_one=view.spec.elastic is None or view.wanted - 1 in view.sizes,
+    )
+    return remembering(status, economic_spares=min(count, MAX_SPARES))
 
 
 def with_starts_measured(
@@ -162,8 +206,10 @@ def with_new_world(
     size, began = len(members), view.attempt.opened_at.replace(microsecond=0)
     new = [one for one in members if one.pod and one.pod.created_at >= began]
     status = with_starts_measured(status, new, view.now)
+    prompt = not new and size >= view.elastic.workers
     status = remembering(
         status,
+        prompt=prompt,
         legal_sizes=list(view.sizes)[-MAX_SIZES_SHOWN:],
         workers=size,
         wanted=view.spec.workers,

@@ -61,6 +61,7 @@ def replace_dead(view: View) -> Step | None:
         if worker.pod is not None
         and (
             worker.pod.dead
+            or worker.notice is not None
             or worker.node is NodeHealth.GONE
             or (
                 worker.node is NodeHealth.NOT_READY
@@ -83,6 +84,8 @@ def replace_dead(view: View) -> Step | None:
         }
     )
     message = f"{where(dead[0])} died before the gang was complete"
+    if dead[0].notice is not None:
+        message = f"{where(dead[0])} is replaced before it goes: {dead[0].notice.why}"
     if failed:
         status = _failed_to_start(view, status, gone=len(dead))
         ended = failed[0].pod.ended if failed[0].pod else None
@@ -129,7 +132,8 @@ def displace(view: View) -> Step | None:
 def admit(view: View) -> Step | None:
     """Create what is missing when the whole gang fits; else say what is missing."""
     empty = [worker.slot for worker in view.snapshot.workers if worker.pod is None]
-    missing = empty[: max(0, view.wanted - (len(view.snapshot.workers) - len(empty)))]
+    held = len(view.snapshot.workers) - len(empty)
+    missing = empty[: max(0, view.wanted + view.spares - held)]
     if not missing or view.room:
         return None
     if view.backing_off_until is not None:
@@ -141,9 +145,10 @@ def admit(view: View) -> Step | None:
         if isinstance(room, NoRoom):
             return None if can_go_on(view) else _no_room(view, room)
         nodes: dict[int, str | None] = dict(room.nodes)
-        size = len(room.nodes) + len(view.snapshot.workers) - len(empty)
-        all_of = f"all {size}" if size == view.wanted else f"{size} of {view.wanted}"
+        size = len(room.nodes) + held
+        all_of = f"all {view.wanted}" if size >= view.wanted else f"{size} of {view.wanted}"
         message = f"{all_of} workers fit"
+        message += f", and {size - view.wanted} spares" if size > view.wanted else ""
     else:
         nodes = dict.fromkeys(missing)
         message = "the workers are created without a reservation"
@@ -259,13 +264,16 @@ def forming(view: View) -> Step | None:
         return Step(status, "DirectoryUnusable", unusable, recheck_at=earliest(view, limit))
     if view.backing_off_until is not None:
         return Step(view.status, "BackOff", recheck_at=view.backing_off_until)
-    members = chosen(ready, size)
+    members = chosen(ready, size, view.elastic.benched)
     status = publish(view, members)
     assert status.attempt is not None
     message = f"the world of attempt {status.attempt.number} is fixed"
-    if view.spec.elastic is None:
+    if not view.flexible:
         return Step(status, "Published", message)
     reason = size_change(view.elastic.workers, size, view.wanted)
+    if view.elastic.swaps and reason == "Published":
+        reason = "SpareSwappedIn"
+        message += f", with {view.elastic.swaps} spares in the places of lost workers"
     message += f": {size} of {view.wanted} workers train"
     return Step(with_new_world(status, view, members), reason, message)
 

@@ -308,10 +308,13 @@ def _alternatives(incident: Incident, after: TrainingJobStatus, view: View) -> s
 def _resized(
     incident: Incident, before: TrainingJobStatus, after: TrainingJobStatus, view: View
 ) -> tuple[Decision, str] | None:
-    """Return the answer where the next world has another size; None where it has the same."""
+    """Return the answer where the next world has another size, or spares; else None."""
     if before.elastic is None or after.elastic is None:
         return None
     old, size, wanted = before.elastic.workers, after.elastic.workers, view.wanted
+    if old == size and after.elastic.swaps:
+        why = f"{after.elastic.swaps} spares stood ready, so no pod's start is waited for"
+        return Decision.SWAP_SPARES, why
     if old in (0, size):
         return None
     if size > old:

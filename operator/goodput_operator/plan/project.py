@@ -21,9 +21,9 @@ from goodput_operator.ledger.accounting import goodput_text
 from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.attempt import is_newer, with_restored
 from goodput_operator.plan.conditions import phase, with_conditions
-from goodput_operator.plan.elastic import with_restart_measured
+from goodput_operator.plan.elastic import with_economy, with_restart_measured
 from goodput_operator.plan.incidents import with_incidents, with_prices
-from goodput_operator.plan.members import ranked
+from goodput_operator.plan.members import is_ready, ranked
 from goodput_operator.plan.reasons import PUBLISHED
 from goodput_operator.plan.spending import account_for
 from goodput_operator.plan.view import Timing, View, find_condition, is_finished
@@ -49,6 +49,8 @@ def next_status(
     status = _observed(before, decided.status, progress, decided)
     status = with_conditions(status, decided, message)
     word, reason = phase(status)
+    if status.attempt is not None and status.attempt.state is AttemptState.RUNNING:
+        status = with_economy(status, decided)
     incidents = with_incidents(before, status, ended, seen, decided)
     ledger, prices = account_for(before, status, ended, progress, decided)
     kept, ledger = with_prices(incidents, prices, before.ledger, ledger)
@@ -201,11 +203,16 @@ def _observed(
             and run.started_at is not None
             and not run.failed
         )
+    bound = sum(1 for w in snapshot.workers if w.pod and w.pod.node and not w.pod.dead)
+    connected = sum(1 for w in snapshot.workers if w.agent and w.pod and not w.pod.dead)
+    size = sum(1 for w in snapshot.workers if w.rank >= 0)
+    ready = sum(1 for w in snapshot.workers if w.rank < 0 and is_ready(w))
     workers = WorkersStatus(
         wanted=view.wanted,
-        bound=sum(1 for w in snapshot.workers if w.pod and w.pod.node and not w.pod.dead),
-        connected=sum(1 for w in snapshot.workers if w.agent and w.pod and not w.pod.dead),
+        bound=min(bound, view.wanted) if view.spares else bound,
+        connected=min(connected, view.wanted) if view.spares else connected,
         training=training,
+        spares=min(max(0, size + ready - view.wanted), view.spares) if size else 0,
         text=f"{training}/{view.wanted}",
     )
     if is_finished(status):

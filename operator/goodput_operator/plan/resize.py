@@ -1,12 +1,10 @@
-"""The rules by which a gang that trains comes to another size, by wish or because it pays.
+"""The rules by which a gang that trains comes to another size, or to spares.
 
 Whoever may join is made ready while the others train on: its pod placed and created, its agent
 connected. It costs them nothing, and what fails of it, fails alone. Only then does the attempt
 change, after the training has been asked to save where it can be.
 """
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -32,14 +30,13 @@ from goodput_operator.plan.elastic import (
 )
 from goodput_operator.plan.members import by_age, is_ready
 from goodput_operator.plan.reasons import RESIZED, UNSCHEDULABLE
+from goodput_operator.plan.saving import ask, can_ask, has_saved, knows, unasked
 from goodput_operator.plan.sizing import grow_due, largest_legal, restart_price
 from goodput_operator.plan.view import Step, View, next_incarnation
 
 NOTICE_SECONDS = 60.0
 """A node that lost a worker is taken for what it says of itself again after so long: by then
 the control plane has noticed."""
-SAVE_NOTICE_SECONDS = 3.0
-"""From the question to save until the step in question ends, at least: all ranks must know."""
 
 
 def joiners(view: View) -> tuple[Worker, ...]:
@@ -50,12 +47,12 @@ def joiners(view: View) -> tuple[Worker, ...]:
 def release_surplus(view: View) -> Step | None:
     """Let go of the workers beyond the wanted size, the newest first."""
     attempt = view.status.attempt
-    if view.spec.elastic is None or attempt is None:
+    if not view.flexible or attempt is None:
         return None
     if attempt.state not in (AttemptState.STARTING, AttemptState.RUNNING):
         return None
     waiting = by_age(joiners(view))
-    surplus = waiting[max(0, view.wanted - len(view.gang)) :]
+    surplus = waiting[max(0, view.wanted + view.spares - len(view.gang)) :]
     if not surplus:
         return None
     message = f"{len(surplus)} workers beyond the {view.wanted} that are wanted are let go"
@@ -63,11 +60,11 @@ def release_surplus(view: View) -> Step | None:
 
 
 def resize(view: View) -> Step | None:
-    """Watch over the size of an elastic gang that trains."""
+    """Watch over the size of a gang that trains, and over its spares."""
     attempt = view.status.attempt
-    if view.spec.elastic is None or attempt is None or attempt.state is not AttemptState.RUNNING:
+    if not view.flexible or attempt is None or attempt.state is not AttemptState.RUNNING:
         return None
-    for rule in (_growth_failed, _more_slots, _joinable, _change, _make_joiners, _spares_idle):
+    for rule in (_growth_failed, _more_slots, _joinable, _change, _make_joiners, _idle_joiners):
         step = rule(view)
         if step is not None:
             return step
@@ -102,7 +99,7 @@ def _growth_failed(view: View) -> Step | None:
     message = f"{where(failed[0])} cannot join: {_failure(view, failed[0])}"
     if len(failed) > 1:
         message += f"; nor can {len(failed) - 1} others"
-    return Step(status, "GrowthFailed", message)
+    return Step(status, "GrowthFailed" if len(view.gang) < view.wanted else "SpareLost", message)
 
 
 def _failure(view: View, worker: Worker) -> str:
@@ -112,8 +109,8 @@ def _failure(view: View, worker: Worker) -> str:
     if pod.ended is not None:
         ended = pod.ended
         return f"exit code {ended.exit_code} {ended.reason} {ended.message.strip()[:300]}".rstrip()
-    if pod.deleting:
-        return pod.disruption or "its pod is being deleted"
+    if worker.notice is not None:
+        return worker.notice.why
     if _node_failed(worker):
         return "its node is gone" if worker.node is NodeHealth.GONE else "its node is not ready"
     if pod.unschedulable and view.pinned:
@@ -130,7 +127,7 @@ def _node_failed(worker: Worker) -> bool:
 
 
 def _taken_away(worker: Worker) -> bool:
-    return _node_failed(worker) or (worker.pod is not None and worker.pod.deleting)
+    return _node_failed(worker) or worker.notice is not None
 
 
 def _start_limit(view: View, worker: Worker) -> datetime:
@@ -140,12 +137,12 @@ def _start_limit(view: View, worker: Worker) -> datetime:
 
 def _more_slots(view: View) -> Step | None:
     """Give a job that wants to be larger than ever the slots for it."""
-    slots = view.status.slots
-    if len(slots) >= view.wanted:
+    slots, wanted = view.status.slots, view.wanted + view.spares
+    if len(slots) >= wanted:
         return None
-    more = [SlotStatus(slot=number) for number in range(len(slots), view.wanted)]
+    more = [SlotStatus(slot=number) for number in range(len(slots), wanted)]
     status = view.status.model_copy(update={"slots": [*slots, *more]})
-    return Step(status, "MoreSlots", f"{view.wanted} workers are wanted")
+    return Step(status, "MoreSlots", f"{view.wanted} workers and {view.spares} spares are wanted")
 
 
 def _joinable(view: View) -> Step | None:
@@ -177,7 +174,7 @@ def _make_joiners(view: View) -> Step | None:
     """Create the pods of those that are missing, if they find room that nobody waits for."""
     empty = [one.slot for one in view.snapshot.workers if one.pod is None]
     held = len(view.snapshot.workers) - len(empty)
-    missing = empty[: max(0, view.wanted - held)]
+    missing = empty[: max(0, view.wanted + view.spares - held)]
     if not missing or view.room or view.attempt.save_by is not None or view.spec.suspend:
         return None
     if snoozed_until(view) is not None:
@@ -191,11 +188,13 @@ def _make_joiners(view: View) -> Step | None:
             if not isinstance(room, NoRoom):
                 nodes = dict(room.nodes)
                 break
-            size = largest_legal(view.sizes, held + min(room.fits, count - 1)) or 0
+            size = held + min(room.fits, count - 1)
+            if size < view.wanted:
+                size = largest_legal(view.sizes, size) or 0
             if size <= held or size <= len(view.gang):
                 return None
             count = size - held
-    message = f"{len(nodes)} workers are made ready to join the {len(view.gang)} that train"
+    message = f"{len(nodes)} workers are made ready beside the {len(view.gang)} that train"
     return Step(view.status, "Joining", message, room=nodes)
 
 
@@ -213,26 +212,28 @@ def _forgiven_at(view: View, exclusion: Exclusion) -> datetime:
     return min(exclusion.until, began + timedelta(seconds=NOTICE_SECONDS))
 
 
-def _spares_idle(view: View) -> Step | None:
+def _idle_joiners(view: View) -> Step | None:
     """Let go of joiners who have waited long for others without whom no larger size is legal."""
     if not _held_for_nothing(view) or view.now < _idle_until(view):
         return None
-    waiting = joiners(view)
+    waiting = _beyond_spares(view)
     status = with_snooze(_without(view, waiting), view)
     message = f"{len(waiting)} workers have waited in vain for enough others to join with"
     return Step(status, "SurplusReleased", message)
 
 
+def _beyond_spares(view: View) -> list[Worker]:
+    return by_age(joiners(view))[view.spares :]
+
+
 def _held_for_nothing(view: View) -> bool:
-    waiting = joiners(view)
-    return bool(waiting) and not view.elastic.joinable and len(_ready(view)) == len(waiting)
+    all_ready = len(_ready(view)) == len(joiners(view))
+    return bool(_beyond_spares(view)) and not view.elastic.joinable and all_ready
 
 
 def _idle_until(view: View) -> datetime:
-    assert view.spec.elastic is not None
     newest = max(one.pod.created_at for one in joiners(view) if one.pod)
-    since = max(newest, view.attempt.running_at or view.now)
-    return since + timedelta(seconds=view.spec.elastic.scale_up_snooze_time_seconds)
+    return max(newest, view.attempt.running_at or view.now) + view.snooze
 
 
 def _without(view: View, workers: list[Worker] | tuple[Worker, ...]) -> TrainingJobStatus:
@@ -259,7 +260,9 @@ def _due(view: View) -> Change | None:
     gain = elastic.joinable
     if not gain:
         return None
-    wish = view.spec.workers > elastic.wanted and len(_ready(view)) == len(joiners(view))
+    ready = len(_ready(view))
+    enough = ready == len(joiners(view)) or size + ready >= view.wanted
+    wish = view.spec.workers > elastic.wanted and enough
     if wish or size not in view.sizes:
         return Change(_settled_at(view), f"from {size} workers to {size + gain}, as spec says")
     price = restart_price(
@@ -314,60 +317,6 @@ def _change(view: View) -> Step | None:
     return Step(status, RESIZED, change.message)
 
 
-def can_ask(view: View) -> bool:
-    """Return whether the training can be asked to save: it does so by the SDK, and says its steps.
-
-    Without, a planned end comes at once, as a fault would.
-    """
-    progress = view.diagnosis.progress
-    steps = progress.step is not None and progress.step_milliseconds is not None
-    running = view.attempt.state is AttemptState.RUNNING
-    elastic = view.spec.elastic is not None
-    return elastic and running and steps and progress.sdk and view.status.checkpoint.fenced
-
-
-def knows(workers: Iterable[Worker]) -> bool:
-    """Return whether all of them have been heard of, as far as they can be.
-
-    An operator that has just begun to listen does not know yet how far the training is, nor who
-    is ready to join it.
-    """
-    return not any(
-        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in workers
-    )
-
-
-def ask(view: View) -> TrainingJobStatus:
-    """Return the status in which the training is asked to save after a step that is yet to come.
-
-    All ranks save after the same step, so all must have heard of it before they finish it.
-    """
-    assert view.spec.elastic is not None
-    progress = view.diagnosis.progress
-    step_at = progress.step_at or view.now
-    ahead_seconds = (view.now - step_at).total_seconds() + SAVE_NOTICE_SECONDS
-    steps = math.ceil(ahead_seconds * 1000 / max(1, progress.step_milliseconds or 1))
-    by = view.now + timedelta(seconds=view.spec.elastic.graceful_shutdown_timeout_seconds)
-    asked = view.attempt.model_copy(
-        update={"save_step": (progress.step or 0) + max(1, steps) + 1, "save_by": truncate(by)}
-    )
-    return view.status.model_copy(update={"attempt": asked})
-
-
-def unasked(view: View) -> TrainingJobStatus:
-    """Return the status in which nobody is asked to save."""
-    attempt = view.attempt.model_copy(update={"save_step": None, "save_by": None})
-    return view.status.model_copy(update={"attempt": attempt})
-
-
-def has_saved(view: View) -> bool:
-    """Return whether the training has saved as asked, or has had its time to."""
-    attempt, committed = view.attempt, view.diagnosis.progress.committed
-    if attempt.save_by is None or view.now >= attempt.save_by:
-        return True
-    return committed is not None and committed.step >= (attempt.save_step or 0)
-
-
 def _recheck_at(view: View) -> datetime | None:
     """Return when time alone could change what `resize` says."""
     times = [view.diagnosis.recheck_at, snoozed_until(view), view.attempt.save_by]
@@ -377,6 +326,6 @@ def _recheck_at(view: View) -> datetime | None:
     times += [_start_limit(view, one) for one in joiners(view) if not is_ready(one)]
     if _held_for_nothing(view):
         times.append(_idle_until(view))
-    if len(view.gang) + len(joiners(view)) < view.wanted:
+    if len(view.gang) + len(joiners(view)) < view.wanted + view.spares:
         times += [_forgiven_at(view, one) for one in view.status.exclusions]
     return min((time for time in times if time is not None and time > view.now), default=None)

@@ -34,7 +34,7 @@ from goodput_operator.plan.attempt import (
     stop,
     stopped,
 )
-from goodput_operator.plan.elastic import with_exposure, with_restart_measured
+from goodput_operator.plan.elastic import remembering, with_exposure, with_restart_measured
 from goodput_operator.plan.forming import (
     admit,
     cannot_start,
@@ -44,13 +44,15 @@ from goodput_operator.plan.forming import (
     replace_dead,
     start_timeout,
 )
+from goodput_operator.plan.notices import heed_notices
 from goodput_operator.plan.reasons import (
     DO_NOT_REQUEUE,
     NOT_CONFIRMED,
     PLANNED,
     SUSPENDED,
 )
-from goodput_operator.plan.resize import ask, can_ask, has_saved, knows, release_surplus, resize
+from goodput_operator.plan.resize import release_surplus, resize
+from goodput_operator.plan.saving import ask, can_ask, has_saved, knows
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import (
     Step,
@@ -72,7 +74,7 @@ def first_visit(view: View) -> Step | None:
     status = view.status.model_copy(
         update={
             "selector": selector(view.snapshot.key[1]),
-            "slots": sized_slots((), view.spec),
+            "slots": sized_slots(view),
             "queued_since": truncate(view.now),
             "active_since": None if view.spec.suspend else truncate(view.now),
         }
@@ -344,11 +346,13 @@ def resume(view: View) -> Step | None:
         update={
             "queued_since": truncate(view.now),
             "active_since": truncate(view.now),
-            "slots": sized_slots(view.status.slots, view.spec),
+            "slots": sized_slots(view),
             # The template may be another one now, whose checkpoints nobody fences.
             "checkpoint": view.status.checkpoint.model_copy(update={"fenced": False}),
         }
     )
+    if status.elastic is not None:
+        status = remembering(status, unfit_sizes=[])
     status = set_condition(
         view, status, ConditionType.SUSPENDED, False, "Resumed", "spec.suspend is false"
     )
@@ -489,6 +493,7 @@ RULES: tuple[Rule, ...] = (
     template_invalid,
     open_attempt,
     attempt_over,
+    heed_notices,
     release_surplus,
     starting,
     resize,

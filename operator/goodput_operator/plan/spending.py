@@ -38,10 +38,16 @@ def account_for(
         return before.ledger, {}
     attempt, counted = before.attempt, _counted(before, view)
     training = view.accelerators * sum(1 for slot in before.slots if slot.rank >= 0)
-    if attempt is None or attempt.state not in PUBLISHED or view.spec.elastic is None:
+    if attempt is None or attempt.state not in PUBLISHED or not view.flexible:
         training = counted
+    others = max(0, counted - training)
+    missing = min(others, max(0, view.accelerators * before.workers.wanted - training))
     account = Account.open(
-        before.ledger, training, view.snapshot.created_at, missing=max(0, counted - training)
+        before.ledger,
+        training,
+        view.snapshot.created_at,
+        missing=missing,
+        spare=others - missing,
     )
     if attempt is None or attempt.state not in PUBLISHED:
         bucket = _idle_bucket(before)
@@ -65,7 +71,7 @@ def _payer_of_idleness(before: TrainingJobStatus, bucket: Bucket) -> int | None:
 
 def _to_count(view: View) -> int:
     """Return the accelerators to count from now on: those wanted or held, whichever are more."""
-    if view.spec.elastic is None:
+    if not view.flexible:
         return view.accelerators * len(view.snapshot.workers)
     held = sum(1 for one in view.snapshot.workers if one.pod and not one.pod.terminal)
     return view.accelerators * max(view.wanted, held)
@@ -73,7 +79,7 @@ def _to_count(view: View) -> int:
 
 def _counted(before: TrainingJobStatus, view: View) -> int:
     """Return the accelerators that the time until now is to be counted for."""
-    if view.spec.elastic is None or before.ledger.accounted_until is None:
+    if not view.flexible or before.ledger.accounted_until is None:
         return _to_count(view)
     return before.ledger.accelerators
 

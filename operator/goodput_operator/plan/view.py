@@ -7,7 +7,12 @@ from typing import Literal
 
 from goodput_operator import names
 from goodput_operator.api.base import truncate
-from goodput_operator.api.spec import TrainingJobSpec
+from goodput_operator.api.spec import (
+    MAX_SPARES,
+    MAX_WORKERS,
+    SNOOZE_SECONDS,
+    TrainingJobSpec,
+)
 from goodput_operator.api.status import (
     AttemptStatus,
     Condition,
@@ -20,7 +25,7 @@ from goodput_operator.api.status import (
 from goodput_operator.diagnose.examine import Diagnosis, examine
 from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.observe.snapshot import JobSnapshot, Worker, reseat
-from goodput_operator.plan.members import ranked, wanted_size
+from goodput_operator.plan.members import fit_sizes, ranked, wanted_size
 from goodput_operator.plan.reasons import PUBLISHED
 
 SHORTEST_BACKOFF_SECONDS = 1
@@ -94,20 +99,43 @@ class View:
         return self.status.elastic or ElasticStatus()
 
     @property
+    def flexible(self) -> bool:
+        """Whether the job has, or has had, slots without a place in the world."""
+        return (
+            self.spec.elastic is not None
+            or self.spec.spares != 0
+            or self.status.elastic is not None
+        )
+
+    @property
     def wanted(self) -> int:
         """The size that the gang should have."""
-        if self.spec.elastic is None:
+        if not self.flexible:
             return len(self.snapshot.workers)
         return wanted_size(self.spec, self.sizes)
+
+    @property
+    def spares(self) -> int:
+        """How many workers are to stand ready beside a gang of the wanted size."""
+        asked = self.spec.spares
+        wanted = asked if isinstance(asked, int) else min(self.elastic.economic_spares, MAX_SPARES)
+        return max(0, min(wanted, MAX_WORKERS - self.spec.workers))
+
+    @property
+    def snooze(self) -> timedelta:
+        """How long growth is left alone after it has failed."""
+        elastic = self.spec.elastic
+        seconds = elastic.scale_up_snooze_time_seconds if elastic else SNOOZE_SECONDS
+        return timedelta(seconds=seconds)
 
     @property
     def gang(self) -> tuple[Worker, ...]:
         """Who the attempt is about: its world once there is one, before that whoever may join.
 
-        Of an elastic job that is who has a pod or is about to get one, else all slots.
+        Of a flexible job that is who has a pod or is about to get one, else all slots.
         """
         workers, attempt = self.snapshot.workers, self.status.attempt
-        if self.spec.elastic is None:
+        if not self.flexible:
             return workers
         if attempt is not None and attempt.state in PUBLISHED:
             return ranked(workers) or workers
@@ -140,6 +168,7 @@ class View:
             self,
             status=status,
             snapshot=snapshot,
+            sizes=fit_sizes(self.sizes, status.elastic),
             diagnosis=examine(snapshot, status.attempt, self.now),
         )
 

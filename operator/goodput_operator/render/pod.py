@@ -104,8 +104,18 @@ def render_pod(  # noqa: PLR0917 - six facts make a pod
             _environment(job, spec, settings, slot=slot, incarnation=incarnation),
             node,
             settings,
+            _priority_class(spec, slot),
         ),
     }
+
+
+def _priority_class(spec: TrainingJobSpec, slot: int) -> str:
+    """Return the class that takes the place of the template's; empty for the template's own.
+
+    Of the slots, as many as there must be at least keep theirs, whoever is in the world.
+    """
+    elastic = spec.elastic
+    return elastic.extra_priority_class_name if elastic and slot >= elastic.min_workers else ""
 
 
 def job_labels(job_name: str) -> dict[str, str]:
@@ -137,6 +147,7 @@ def _pod_spec(
     environment: list[Object],
     node: str | None,
     settings: RenderSettings,
+    priority_class: str,
 ) -> Object:
     containers = list(given["containers"])
     index = trainer_index(containers)
@@ -152,6 +163,10 @@ def _pod_spec(
         "volumes": [*(given.get("volumes") or []), _agent_volume(), _credentials_volume()],
         "tolerations": [*(given.get("tolerations") or []), *_tolerations()],
     }
+    if priority_class:
+        pod["priorityClassName"] = priority_class
+        pod.pop("priority", None)  # the API server fills in what the class says
+        pod.pop("preemptionPolicy", None)
     if settings.pull_secrets:
         pod["imagePullSecrets"] = _pull_secrets(given.get("imagePullSecrets") or [], settings)
     if node is not None:

@@ -401,6 +401,56 @@ def test_sigterm_stops_the_processes_within_the_kubelets_grace_and_leaves_with_1
     assert leave.exit_code == 143
 
 
+def saving(agent: Played) -> Played:
+    """The training has restored by the SDK, and makes steps."""
+    agent.says("restore_begin")
+    agent.says("step", step=4, milliseconds=500)
+    return agent
+
+
+def test_a_training_that_can_save_gets_the_time_to_when_its_pod_is_ended() -> None:
+    agent = saving(Played().running())
+    told_at = agent.now
+    said = without_words(agent.core.signalled(signal.SIGTERM, agent.now))
+    assert said == [Report()], "the operator hears of it at once"
+    assert agent.core.request(0, agent.now).ends_at == told_at + 20_000
+    agent.answered(protocol.RUN, world=world(1), attempt=1, save_step=9)
+    assert without_words(agent.later(19_900)) == []
+    assert TERM in agent.later(100)
+    assert agent.run.stopping
+    assert KILL in agent.later(core.END_GRACE_MS)
+
+
+def test_one_whom_nobody_asks_to_save_ends_soon() -> None:
+    agent = saving(Played().running())
+    agent.core.signalled(signal.SIGTERM, agent.now)
+    assert agent.later(core.ASKED_WITHIN_MS - 1) == ()
+    assert TERM in agent.later(1)
+
+
+def test_a_worker_that_has_saved_leaves_when_it_is_told_to_stop() -> None:
+    agent = saving(Played().running())
+    agent.core.signalled(signal.SIGTERM, agent.now)
+    assert agent.core.signalled(signal.SIGTERM, agent.now) == (), "once is enough"
+    agent.answered(protocol.RUN, world=world(1), attempt=1, save_step=9)
+    assert TERM in agent.told_to_stop(1)
+    agent.exited(2, 143)
+    agent.exited(3, 143)
+    assert isinstance(agent.core.emptied(agent.now)[-1], Leave)
+
+
+def test_a_worker_that_is_about_to_go_starts_nothing_any_more() -> None:
+    agent = saving(Played().running())
+    agent.core.signalled(signal.SIGTERM, agent.now)
+    assert started(agent.told_to_run(2)) == []
+
+
+def test_a_training_without_the_sdk_hears_at_once_that_its_pod_is_ended() -> None:
+    agent = Played().running()
+    agent.says("hello")
+    assert TERM in agent.core.signalled(signal.SIGTERM, agent.now)
+
+
 def test_other_signals_are_passed_on_to_the_processes() -> None:
     agent = Played()
     assert agent.core.signalled(signal.SIGUSR1, agent.now) == ()

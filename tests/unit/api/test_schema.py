@@ -62,10 +62,10 @@ def test_client_side_apply_has_room_for_the_crd() -> None:
 def test_the_schema_is_structural(node: Node) -> None:
     refused = {"$ref", "$defs", "anyOf", "oneOf", "allOf", "const", "prefixItems", "title"}
     assert not refused & node.keys()
-    assert isinstance(node["type"], str)
+    assert isinstance(node.get("type"), str) != node.get("x-kubernetes-int-or-string", False)
     assert not ("properties" in node and "additionalProperties" in node)
     assert node.get("default", "absent") is not None
-    if node["type"] == "array":
+    if node.get("type") == "array":
         assert node["x-kubernetes-list-type"] in {"atomic", "map", "set"}
 
 

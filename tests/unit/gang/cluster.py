@@ -6,7 +6,7 @@ from typing import Any
 
 from goodput_operator import names
 from goodput_operator.gang import Book, Constraints, GangRequest
-from goodput_operator.gang.placement import RACK
+from goodput_operator.names import LABEL_RACK
 from goodput_operator.observe.trim import trim_foreign_pod, trim_node, trim_own_pod
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -36,7 +36,7 @@ def node(
         "resourceVersion": "1",
         "labels": {
             "kubernetes.io/hostname": name,
-            **({RACK: rack} if rack else {}),
+            **({LABEL_RACK: rack} if rack else {}),
             **(labels or {}),
         },
     }

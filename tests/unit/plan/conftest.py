@@ -57,6 +57,7 @@ class Agent:
     first_seen_at: datetime = CREATED
     answer: SyncAnswer | None = None
     silent: bool = False
+    ends_at: int | None = None
     disk: Disk = field(default_factory=Disk)
 
 
@@ -98,7 +99,8 @@ class World:
                 "uid": "job-uid",
                 "generation": 1,
                 "creationTimestamp": format_time(CREATED),
-            }
+            },
+            "spec": self.spec,
         }
         spec = TrainingJobSpec.model_validate({"template": {}, **self.spec})
         snapshot = observe(
@@ -264,6 +266,26 @@ class World:
         else:
             pod["metadata"]["deletionTimestamp"] = format_time(self.now)
 
+    def end_pod(self, slot: int, *, seconds: float = 30, why: str = "") -> None:
+        """A worker's pod is being deleted, and its agent hears of it; `why`: as its pod says."""
+        agent = self.agent(slot)
+        self.delete_pod(agent.pod["metadata"]["name"], at_once=False)
+        gone_at = self.now + timedelta(seconds=seconds)
+        agent.pod["metadata"]["deletionTimestamp"] = format_time(gone_at)
+        if why:
+            mark = {"type": "DisruptionTarget", "status": "True", "reason": why}
+            agent.pod["status"]["conditions"] = (mark,)
+        agent.ends_at = self._clock() + int(1000 * max(0.0, seconds - 10))
+        self._heartbeat(agent)
+
+    def taint(self, node: str, *keys: str) -> None:
+        """A node is tainted with these, and with nothing else."""
+        found = self.nodes[node]
+        assert found is not None
+        found["spec"] = {"taints": tuple({"key": key, "effect": "NoSchedule"} for key in keys)}
+        if node in self.free_nodes:
+            self.free_nodes.remove(node)
+
     def lose_node(self, node: str, *, noticed: bool = False) -> None:
         """A node loses its power; `noticed` by the control plane or not yet."""
         for agent in self.agents.values():
@@ -336,6 +358,7 @@ class World:
             seen_revision=agent.seen,
             address="10.0.0.1",
             free_port=self.free_port,
+            ends_at=agent.ends_at,
             disk=agent.disk,
             run=agent.run,
         )

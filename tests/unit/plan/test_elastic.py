@@ -409,3 +409,40 @@ def test_an_operator_that_has_just_begun_to_listen_withdraws_no_question(
     joiner.sequence = said
     world.settle()
     assert (world.attempt.save_by, remembered(world).joinable) == (asked, 1)
+
+
+RESHARD = (
+    "goodput.checkpoint.errors.ReshardError: step 10 was saved by 4 ranks and cannot be loaded"
+)
+
+
+def test_a_checkpoint_that_cannot_be_resharded_brings_the_old_size_back(elastic: MakeWorld) -> None:
+    world = elastic(spare_nodes=1, sdk=False)
+    world.spec["workers"] = 5
+    world.pass_time(10)
+    assert members(world) == [0, 1, 2, 3, 4]
+    world.fail(0, exception=RESHARD)
+    world.settle()
+    assert (world.attempt.state, members(world)) == (AttemptState.RUNNING, [0, 1, 2, 3])
+    told = {reason: text for plan in world.plans for reason, text in plan.decisions}
+    assert "saved by 4 ranks and cannot be loaded" in told["CannotReshard"]
+    assert remembered(world).unfit_sizes == [5]
+    world.pass_time(900, every=30)
+    assert world.attempt.number == 3, "it is not tried again"
+    world.spec["suspend"] = True
+    world.settle()
+    world.spec["suspend"] = False
+    world.settle()
+    assert members(world) == [0, 1, 2, 3, 4], "the user may have mended it"
+
+
+def test_a_gang_that_can_load_at_no_other_size_waits_for_its_own(elastic: MakeWorld) -> None:
+    world = elastic(elastic={"minWorkers": 3, "maxWorkers": 4})
+    node = lose(world, 1)
+    assert members(world) == [0, 2, 3]
+    world.fail(0, exception=RESHARD)
+    world.settle()
+    assert (world.attempt.state, members(world)) == (AttemptState.FORMING, [])
+    come_back(world, node)
+    world.pass_time(90)
+    assert (world.attempt.state, members(world)) == (AttemptState.RUNNING, [0, 1, 2, 3])

@@ -416,3 +416,20 @@ def test_how_many_processes_a_worker_runs(
     spec = spec_of(template, processesPerWorker=said)
     assert processes_per_worker(spec) == processes
     assert accelerators_per_worker(spec) == accelerators
+
+
+def test_workers_beyond_the_smallest_gang_carry_the_extra_class() -> None:
+    template = {
+        "spec": {
+            "priorityClassName": "research",
+            "priority": 100,
+            "preemptionPolicy": "Never",
+            "containers": [{"name": "x", "image": "x", "command": ["x"]}],
+        }
+    }
+    elastic = {"minWorkers": 2, "maxWorkers": 4, "extraPriorityClassName": "scavenger"}
+    job = TrainingJobSpec.model_validate({"workers": 4, "template": template, "elastic": elastic})
+    pods = [render_pod(JOB, job, slot, 0, None, SETTINGS)["spec"] for slot in range(4)]
+    assert [pod["priorityClassName"] for pod in pods] == ["research"] * 2 + ["scavenger"] * 2
+    assert ["priority" in pod for pod in pods] == [True, True, False, False]
+    assert ["preemptionPolicy" in pod for pod in pods] == [True, True, False, False]
