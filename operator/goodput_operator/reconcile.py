@@ -97,6 +97,7 @@ QUIET = frozenset(
         "TemplateValid",
         "MoreSlots",
         "Joinable",
+        "WishTakenBack",
     }
 )
 
