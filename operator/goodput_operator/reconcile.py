@@ -104,6 +104,7 @@ QUIET = frozenset(
         "TemplateValid",
         "MoreSlots",
         "Joinable",
+        "WishTakenBack",
     }
 )
 

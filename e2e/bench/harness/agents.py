@@ -2,7 +2,8 @@
 
 The core decides everything (`goodput.agent.core`); this is its driver, as the supervisor is in
 a pod, but for a thousand of them on one event loop and with imaginary training processes,
-which start at once, finish a step a second, and die of any signal.
+which start at once and die of any signal. They finish a step a second each by themselves, or
+train together (`training`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import signal
 import ssl
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from goodput import protocol
 from goodput.agent import core
 from goodput.agent.core import Core
 from goodput.agent.settings import PROCESSES, Settings
 from goodput.protocol import ProcessExit, SyncAnswer, SyncRequest, World
+
+from .training import Training
 
 SHORTEST_ROUND_SECONDS = 0.05
 RETRY_SECONDS = 0.5
@@ -104,14 +108,20 @@ class Agent:
     """One agent.
 
     Attributes:
+        training: what its processes take part in; None: each goes on by itself.
         connected: set once the operator has answered it.
+        confirmed: by attempt, when it first reported that its processes run; monotonic seconds.
+        save_step: the step after which its processes have been asked to save.
         troubles: exchanges that failed.
         saves: its trainer says with each step that this is saved, too.
     """
 
     seat: Seat
     context: ssl.SSLContext
+    training: Training | None = None
     connected: asyncio.Event = field(default_factory=asyncio.Event)
+    confirmed: dict[int, float] = field(default_factory=dict)
+    save_step: int | None = None
     troubles: int = 0
     saves: bool = False
     _core: Core = field(init=False)
@@ -140,7 +150,7 @@ class Agent:
         try:
             while not self._left:
                 began = time.monotonic()
-                self._train()
+                self._go_on()
                 self._hurry.clear()
                 request = self._core.request(protocol.HOLD_SECONDS, _now())
                 self._held = True
@@ -166,7 +176,7 @@ class Agent:
         try:
             while True:
                 await self._hurry.wait()
-                if self._held:
+                if self._held and self._hurry.is_set():  # else the poll has carried it
                     self._hurry.clear()
                     await self._tried(connection, self._core.request(0.0, _now()))
                 await asyncio.sleep(SHORTEST_ROUND_SECONDS)
@@ -174,6 +184,8 @@ class Agent:
             connection.close()
 
     async def _tried(self, connection: Connection, request: SyncRequest) -> SyncAnswer | None:
+        if request.run is not None and request.run.started_at is not None:
+            self.confirmed.setdefault(request.run.attempt, time.monotonic())
         try:
             answer = await connection.exchange(request)
         except (OSError, ValueError):
@@ -182,10 +194,19 @@ class Agent:
         self._carry_out(self._core.answered(answer, request.sequence, _now()))
         return answer
 
+    def say(self, kind: str, **what: Any) -> None:
+        """Tell the core what a training process says to its agent."""
+        if self._ranks:
+            said = {"kind": kind, "rank": self._ranks[0], "attempt": self._core.attempt}
+            said |= {"at": time.monotonic(), **what}
+            self._carry_out(self._core.heard(json.dumps(said).encode(), _now()))
+
     def _carry_out(self, commands: core.Commands) -> None:
         for command in commands:
             if isinstance(command, core.Start):
                 self._start(command.world)
+            elif isinstance(command, core.Publish):
+                self.save_step = command.save_step
             elif isinstance(command, core.Signal):
                 self._die(command.number)
             elif isinstance(command, core.Report):
@@ -197,6 +218,8 @@ class Agent:
         self._ranks = tuple(range(world.rank_offset, world.rank_offset + world.processes))
         for rank in self._ranks:
             self._carry_out(self._core.spawned(world.attempt, rank, _now()))
+        if self.training is not None:
+            self.training.join(self, world)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End the training processes by a signal, as from outside."""
@@ -205,27 +228,20 @@ class Agent:
 
     def _die(self, number: int) -> None:
         ranks, self._ranks = self._ranks, ()
+        if self.training is not None and ranks:
+            self.training.left(self._core.attempt)
         for rank in ranks:
             end = ProcessExit(rank, _now(), 128 + number, number, signal.Signals(number).name)
             self._carry_out(self._core.exited(self._core.attempt, end, _now()))
         self._carry_out(self._core.emptied(_now()))
 
-    def _train(self) -> None:
-        """Say what the trainer would have said since the last poll: that it goes on."""
-        if self._ranks:
+    def _go_on(self) -> None:
+        """Say what a trainer by itself would have said since the last poll: that it goes on."""
+        if self.training is None:
             self._step += 5
-            said = {
-                "kind": "step",
-                "rank": self._ranks[0],
-                "attempt": self._core.attempt,
-                "at": time.monotonic(),
-                "step": self._step,
-                "milliseconds": 1000,
-            }
-            self._carry_out(self._core.heard(json.dumps(said).encode(), _now()))
-            if self.saves and self._ranks[0] == 0:
-                saved = {**said, "kind": "commit", "step_at": said["at"]}
-                self._carry_out(self._core.heard(json.dumps(saved).encode(), _now()))
+            self.say("step", step=self._step, milliseconds=1000)
+            if self.saves and self._ranks[:1] == (0,):
+                self.say("commit", step=self._step, step_at=time.monotonic())
 
 
 def _now() -> int:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ Object = dict[str, Any]
 GPUS_PER_NODE = 8
 JOBS = "/apis/goodput.training/v1alpha1/namespaces/default/trainingjobs"
 PODS = "/api/v1/namespaces/default/pods"
+NODES = "/api/v1/nodes"
 OPERATOR_NAMESPACE = "goodput-system"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
@@ -163,22 +164,27 @@ def _is_served(api: Api) -> bool:
     return True
 
 
-async def _create_nodes(plane: ControlPlane, nodes: int) -> None:
+async def create_nodes(api: Client, numbers: Iterable[int]) -> None:
+    """Create these fake nodes, and return when a pod can be bound to each."""
     amounts = {"cpu": "128", "memory": "1Ti", "pods": "250", "nvidia.com/gpu": str(GPUS_PER_NODE)}
 
-    async def create(number: int, api: Client) -> None:
+    async def create(number: int) -> None:
         name = node_name(number)
         labels = {
             "kubernetes.io/hostname": name,
             "topology.kubernetes.io/rack": f"rack-{number // 16}",
         }
-        await api.call("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": labels}})
+        await api.call("POST", NODES, {"metadata": {"name": name, "labels": labels}})
         ready = {"type": "Ready", "status": "True", "reason": "Fake", "message": ""}
         status = {"capacity": amounts, "allocatable": amounts, "conditions": [ready]}
-        await api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, MERGE_PATCH)
+        await api.call("PATCH", f"{NODES}/{name}/status", {"status": status}, MERGE_PATCH)
 
+    await asyncio.gather(*(create(number) for number in numbers))
+    # The controller manager takes the taint off a little later.
+    while any(node["spec"].get("taints") for node in await api.items(NODES)):  # noqa: ASYNC110
+        await asyncio.sleep(0.2)
+
+
+async def _create_nodes(plane: ControlPlane, nodes: int) -> None:
     async with client(plane) as api:
-        await asyncio.gather(*(create(number, api) for number in range(nodes)))
-        # The controller manager takes the taint off a little later.
-        while any(node["spec"].get("taints") for node in await api.items("/api/v1/nodes")):  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
+        await create_nodes(api, range(nodes))

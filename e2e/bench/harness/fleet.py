@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from goodput_operator import names
 
 from .agents import Agent, Seat
 from .api_tier import JOBS, MERGE_PATCH, PODS, STRATEGIC_PATCH, Client, Object
+from .training import Training
 
 _OURS = f"labelSelector=app.kubernetes.io%2Fmanaged-by%3D{names.OPERATOR_NAME}"
 _BOUND = "fieldSelector=spec.nodeName%21%3D"
@@ -23,12 +24,17 @@ _BOUND = "fieldSelector=spec.nodeName%21%3D"
 
 @dataclass(slots=True)
 class Fleet:
-    """All workers that have started so far."""
+    """All workers that have started so far.
+
+    Attributes:
+        training: what they all take part in; None: each trains by itself.
+    """
 
     api: Client
     operator_port: int
+    training: Training | None = None
     agents: dict[str, Agent] = field(default_factory=dict)
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _context: ssl.SSLContext | None = None
 
     async def start(self, pods: list[Object]) -> None:
@@ -42,11 +48,26 @@ class Fleet:
         """How many exchanges of all agents have failed."""
         return sum(agent.troubles for agent in self.agents.values())
 
+    def silence(self, pods: Iterable[str]) -> None:
+        """End the agents of these pods, and what they run, without a word."""
+        for name in pods:
+            self._tasks[name].cancel()
+            del self.agents[name]
+
+    async def bury(self) -> None:
+        """Do what the kubelets do for pods that are being deleted: end them, and say so."""
+        for pod in await self.api.items(PODS):
+            if "deletionTimestamp" in pod["metadata"]:
+                name = pod["metadata"]["name"]
+                if name in self.agents:
+                    self.silence([name])
+                await self.api.call("DELETE", f"{PODS}/{name}", {"gracePeriodSeconds": 0})
+
     async def stop(self) -> None:
         """End all agents."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _start(self, pod: Object) -> None:
         name = pod["metadata"]["name"]
@@ -81,8 +102,8 @@ class Fleet:
             ca = pod["metadata"]["annotations"][names.ANNOTATION_CA]
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             self._context.load_verify_locations(cadata=ca)
-        agent = self.agents[name] = Agent(seat, self._context)
-        self._tasks.append(asyncio.create_task(agent.run()))
+        agent = self.agents[name] = Agent(seat, self._context, self.training)
+        self._tasks[name] = asyncio.create_task(agent.run())
 
 
 def running(address: str) -> Object:

@@ -218,7 +218,8 @@ class ElasticStatus(ApiModel):
     workers: int = 0
     """The size of the newest world."""
     wanted: int = 0
-    """The size that spec.workers asked for when that world was fixed."""
+    """The size that spec.workers asked for when that world was fixed, or a smaller one that it has
+    asked for since."""
     idle_worker_milliseconds: int = 0
     """How long workers that could join have stood idle since the last restart, as of
     joinableSince."""

@@ -7,7 +7,9 @@ before a second has passed, so that a failing visit that wakes itself cannot spi
 
 And unlike there, a key rests after a visit for a multiple of the time for which it held the
 event loop: while a gang of a thousand starts, thousands of events wake its job, and its visits
-are the long ones. A small job's rest is too short to be noticed.
+are the long ones. A small job's rest is too short to be noticed. Of its last two visits the
+shorter counts: one that has answered a thousand agents is long and seldom, and says nothing of
+how long the next will be.
 
 All timing is by `loop.time()` and `loop.call_later`, so a simulation runs this very code
 on a virtual clock.
@@ -15,6 +17,7 @@ on a virtual clock.
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
@@ -44,8 +47,9 @@ class QueueTiming:
         conflict_seconds: after a conflict: our view was old, the watch is about to mend it.
         min_wake_seconds: the part of a back-off that a wake cannot shorten.
         visit_timeout_seconds: a visit that takes longer is broken off and counts as failed.
-        rests: after a visit, a key rests for so many times the seconds for which the visit held
-            the event loop; so one job's visits take at most a fifth of it.
+        rests: after a visit, a key rests for so many times the seconds for which the shorter of its
+            last two held the event loop; so one job's visits that find nothing to do take at most
+            a fifth of it.
     """
 
     resync_seconds: float = 600.0
@@ -67,6 +71,7 @@ class _Key:
     failures: int = 0
     last_error: str = ""
     not_before: float = 0.0
+    held_seconds: float = math.inf  # by the last visit, of the event loop
     timer: asyncio.TimerHandle | None = None
 
 
@@ -202,7 +207,9 @@ class WorkQueue:
         state.running = False
         self._ended(_outcome(error), loop.time() - began)
         if error is None:
-            state.not_before = loop.time() + self._timing.rests * visit.held_seconds
+            shorter_seconds = min(visit.held_seconds, state.held_seconds)
+            state.held_seconds = visit.held_seconds
+            state.not_before = loop.time() + self._timing.rests * shorter_seconds
             self._succeeded(key, state, seconds)
         else:
             self._failed(key, state, error)

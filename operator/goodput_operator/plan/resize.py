@@ -64,7 +64,16 @@ def resize(view: View) -> Step | None:
     attempt = view.status.attempt
     if not view.flexible or attempt is None or attempt.state is not AttemptState.RUNNING:
         return None
-    for rule in (_growth_failed, _more_slots, _joinable, _change, _make_joiners, _idle_joiners):
+    rules = (
+        _growth_failed,
+        _more_slots,
+        _wish_taken_back,
+        _joinable,
+        _change,
+        _make_joiners,
+        _idle_joiners,
+    )
+    for rule in rules:
         step = rule(view)
         if step is not None:
             return step
@@ -143,6 +152,14 @@ def _more_slots(view: View) -> Step | None:
     more = [SlotStatus(slot=number) for number in range(len(slots), wanted)]
     status = view.status.model_copy(update={"slots": [*slots, *more]})
     return Step(status, "MoreSlots", f"{view.wanted} workers and {view.spares} spares are wanted")
+
+
+def _wish_taken_back(view: View) -> Step | None:
+    """Note that a size is not wanted any more: who asks for it again has a new wish."""
+    if view.spec.workers >= view.elastic.wanted:
+        return None
+    status = remembering(view.status, wanted=view.spec.workers)
+    return Step(status, "WishTakenBack", f"no more than {view.spec.workers} workers are wanted")
 
 
 def _joinable(view: View) -> Step | None:

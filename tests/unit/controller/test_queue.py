@@ -169,6 +169,25 @@ def test_a_job_rests_after_a_visit_that_held_the_loop_for_long() -> None:
     run(test())
 
 
+def test_one_long_visit_among_short_ones_makes_no_long_rest() -> None:
+    held_seconds = [0.1, 1.0, 0.1]
+
+    async def heavy(world: World, key: JobKey) -> float | None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.skip(held_seconds[len(world.began())])
+        return None
+
+    async def test() -> None:
+        world = World(heavy, timing=QueueTiming(rests=4))
+        for moment in (0, 10, 11.1, 20):
+            await asyncio.sleep(max(0.0, moment - asyncio.get_running_loop().time()))
+            world.queue.wake(A)
+        assert world.began() == [0, 10, pytest.approx(11 + 4 * 0.1)]
+
+    run(test())
+
+
 def test_a_visit_that_is_broken_off_hears_of_it() -> None:
     heard: list[str] = []
 

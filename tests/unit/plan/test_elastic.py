@@ -240,6 +240,19 @@ def test_the_user_scales_down_and_up(elastic: MakeWorld) -> None:
     assert sorted(world.pods)[3:] == ["job-3-1", "job-4-0"], "a pod's name never comes back"
 
 
+def test_one_who_wants_less_and_then_more_again_has_a_wish(elastic: MakeWorld) -> None:
+    world = elastic(sdk=False)
+    node = lose(world, 3)
+    world.spec["workers"] = 3
+    world.settle()
+    come_back(world, node)
+    world.pass_time(80, every=10)
+    assert members(world) == [0, 1, 2]
+    world.spec["workers"] = 4
+    world.pass_time(10)
+    assert members(world) == [0, 1, 2, 3]
+
+
 def test_one_who_scales_all_the_time_costs_half_of_it_at_most(elastic: MakeWorld) -> None:
     world = elastic(sdk=False)
     world.status = world.status.model_copy(
