@@ -181,6 +181,7 @@ def job() -> Dashboard:
                 "The one word for where the job is in its life.",
                 width=4,
                 height=4,
+                named=True,
             ),
             Panel(
                 "Goodput",

@@ -75,6 +75,7 @@ class Panel:
         about: what it shows and how to read it, a sentence or two.
         width: in 24ths of the page.
         stacked: the series are parts of a whole.
+        named: the name is what is shown, not the value.
     """
 
     title: str
@@ -85,6 +86,7 @@ class Panel:
     width: int = 12
     height: int = 8
     stacked: bool = False
+    named: bool = False
 
     @property
     def instant(self) -> bool:
@@ -209,7 +211,8 @@ def _options(panel: Panel) -> Json:
         case Kind.STATES:
             return {"legend": legend, "mergeValues": True, "showValue": "auto", "rowHeight": 0.8}
         case Kind.STAT:
-            return {"reduceOptions": reduced, "colorMode": "value", "graphMode": "none"}
+            mode = {"textMode": "name" if panel.named else "auto"}
+            return {"reduceOptions": reduced, "colorMode": "value", "graphMode": "none", **mode}
         case Kind.BARS:
             return {"reduceOptions": reduced, "orientation": "horizontal", "displayMode": "basic"}
         case Kind.TABLE:
