@@ -147,7 +147,7 @@ def history(elastic: ElasticStatus, now: datetime) -> FailureHistory:
     return FailureHistory(
         episodes=Decaying(elastic.episodes_micro, as_of),
         worker_seconds=Decaying(elastic.exposed_worker_seconds_micro, as_of),
-        interruptions=elastic.interruptions,
+        interruptions=max(0, elastic.interruptions),  # it may have been edited by hand
     )
 
 

@@ -399,5 +399,7 @@ def economic_spares(
         one_by_one: sizes go by one worker. Where they do not, nodes left over wait to join and
             are spares for nothing.
     """
+    if mean_seconds_to_restart <= 0:  # so only by hand: no time has passed without a fault
+        return 0
     saved_workers = workers * saved_seconds / mean_seconds_to_restart
     return math.floor(2 * math.log(saved_workers)) if one_by_one and saved_workers > 1 else 0

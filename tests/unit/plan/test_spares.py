@@ -246,3 +246,15 @@ def test_faults_are_measured_by_whether_all_workers_were_at_hand(training: MakeW
     assert len(remembered(world).prompt_restart_milliseconds) == 1
     [slow] = remembered(world).other_restart_milliseconds
     assert slow >= 30_000
+
+
+def test_a_memory_that_was_edited_by_hand_breaks_no_pass(training: MakeWorld) -> None:
+    world = training(4, spares="auto")
+    for interruptions, exposed in ((-3000, 0), (3000, 0), (40, -5)):
+        measured(world, other=90, prompt=20, worker_seconds=exposed)
+        known = remembered(world).model_copy(
+            update={"interruptions": interruptions, "episodes_micro": 1_000_000, "benched": [-1]}
+        )
+        world.status = world.status.model_copy(update={"elastic": known})
+        world.settle()
+        assert world.status.workers.spares == 0
