@@ -237,10 +237,10 @@ class Agent:
 
     def _go_on(self) -> None:
         """Say what a trainer by itself would have said since the last poll: that it goes on."""
-        if self.training is None:
+        if self.training is None and self._ranks:
             self._step += 5
             self.say("step", step=self._step, milliseconds=1000)
-            if self.saves and self._ranks[:1] == (0,):
+            if self.saves and self._ranks[0] == 0:
                 self.say("commit", step=self._step, step_at=time.monotonic())
 
 
