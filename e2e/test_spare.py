@@ -45,7 +45,7 @@ def test_a_lost_worker_is_made_good(
     restart = job.status()["attempt"].get("restoreStep", 0)
     job.wait_step(restart + 1, attempt=2)
     record_property(f"seconds from the loss to a step, spares {spares}", f"{_since(lost_at):.1f}")
-    members = [one["slot"] for one in status["slots"] if one.get("rank", -1) >= 0]
+    members = [int(one["slot"]) for one in status["slots"] if one.get("rank", -1) >= 0]
     assert (slot in members) == (not spares)
     assert ("SpareSwappedIn" in {reason for reason, _ in events(job)}) == bool(spares)
 
@@ -59,7 +59,7 @@ def test_a_lost_worker_is_made_good(
 
 def _member_away_from(job: Job, node: str) -> int:
     """Return a slot of the world whose pod is not on `node`: who was ready first, trains."""
-    members = [one["slot"] for one in job.status()["slots"] if one.get("rank", -1) >= 0]
+    members = [int(one["slot"]) for one in job.status()["slots"] if one.get("rank", -1) >= 0]
     return next(slot for slot in members if job.node_of(slot) != node)
 
 

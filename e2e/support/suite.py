@@ -27,7 +27,7 @@ SOME_FAILED = 1
 MOST_RETRIED = 5
 """More failures than these are no accident of a busy machine."""
 SWEEP = "tests/contract/test_sweep.py"
-BESIDE = (("tests", "--ignore=tests/contract"), (SWEEP,))
+BESIDE = (("tests", "--ignore=tests/contract", "-n", "2"), (SWEEP,))
 """Need no nodes, and run in the background."""
 WITH_CLUSTER = (
     ("tests/contract", f"--ignore={SWEEP}"),
