@@ -30,6 +30,10 @@ ATTEMPT = "operator/goodput_operator/plan/attempt.py"
 FORMING = "operator/goodput_operator/plan/forming.py"
 PROJECT = "operator/goodput_operator/plan/project.py"
 SPENDING = "operator/goodput_operator/plan/spending.py"
+SIZING = "operator/goodput_operator/plan/sizing.py"
+RESIZE = "operator/goodput_operator/plan/resize.py"
+SAVING = "operator/goodput_operator/plan/saving.py"
+NOTICES = "operator/goodput_operator/plan/notices.py"
 ANSWERS = "operator/goodput_operator/plan/answers.py"
 ACCOUNTING = "operator/goodput_operator/ledger/accounting.py"
 BOOK = "operator/goodput_operator/gang/book.py"
@@ -722,6 +726,85 @@ _ALL = (
         "",
         "tests/unit/ledger/test_accounting.py"
         "::test_a_commit_settles_all_work_before_it_though_its_saving_stood_still",
+    ),
+    # --- the size of the gang ------------------------------------------------------------
+    _bug(
+        "size-splits-a-replica",
+        "a gang of a size that tensor parallelism cannot be split over",
+        SIZING,
+        "    return None if left or degree == 0 or degree % parallelism.expert else degree\n",
+        "    return degree or None\n",
+        "tests/unit/plan/test_sizing.py"
+        "::test_a_size_is_legal_when_the_parallelism_and_the_batch_come_out_whole",
+    ),
+    _bug(
+        "smallest-size",
+        "a gang that must shrink takes the smallest size",
+        SIZING,
+        "    return sizes[index - 1] if index else None\n",
+        "    return sizes[0] if index else None\n",
+        "tests/unit/plan/test_sizing.py"
+        "::test_the_largest_legal_size_is_the_largest_that_can_be_filled",
+    ),
+    _bug(
+        "idling-forgotten",
+        "each change of the idle capacity begins the count of its idling anew",
+        SIZING,
+        "        return Idle(round(self.worker_seconds(now) * 1000), joinable, now)\n",
+        "        return Idle(0, joinable, now)\n",
+        "tests/unit/plan/test_sizing.py::test_idle_capacity_adds_up_over_changes_of_its_size",
+    ),
+    _bug(
+        "asked-for-a-step-that-is-done",
+        "ranks are asked to save a step that some have left behind",
+        SAVING,
+        "    step = (progress.step or 0) + progress.steps_until_told(view.now)\n",
+        "    step = progress.step or 0\n",
+        "tests/unit/plan/test_elastic.py"
+        "::test_the_training_is_asked_to_save_after_a_step_that_is_yet_to_come",
+    ),
+    _bug(
+        "any-commit-is-the-asked-one",
+        "an older commit is taken for the one that was asked for",
+        SAVING,
+        "    return committed is not None and committed.step >= (attempt.save_step or 0)\n",
+        "    return committed is not None\n",
+        "tests/unit/plan/test_elastic.py"
+        "::test_a_save_that_does_not_come_is_waited_for_as_long_as_said",
+    ),
+    _bug(
+        "acts-before-it-has-heard",
+        "an operator that has just begun to listen takes nobody's word for no word",
+        SAVING,
+        "        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in "
+        "workers\n",
+        "        one is None for one in workers\n",
+        "tests/unit/plan/test_elastic.py"
+        "::test_an_operator_that_has_heard_nobody_yet_asks_before_it_acts",
+    ),
+    _bug(
+        "those-left-over-are-let-go",
+        "who waits to join is let go although wanted",
+        RESIZE,
+        "    surplus = waiting[max(0, view.wanted + view.spares - len(view.gang)) :]\n",
+        "    surplus = waiting\n",
+        "tests/unit/plan/test_elastic.py::test_those_left_over_at_a_legal_size_wait_as_spares",
+    ),
+    _bug(
+        "growth-never-snoozes",
+        "a growth that failed is tried again at once",
+        RESIZE,
+        "    if any(not _taken_away(one) for one in failed):\n",
+        "    if not failed:\n",
+        "tests/unit/plan/test_elastic.py::test_a_joiner_that_fails_costs_the_gang_nothing",
+    ),
+    _bug(
+        "preemption-charged",
+        "the user pays for a worker that the cluster takes away",
+        NOTICES,
+        "message=message, charged=False, ended_at=view.now)\n",
+        "message=message, charged=True, ended_at=view.now)\n",
+        "tests/unit/plan/test_notices.py",
     ),
     # --- caches, queue, lease -----------------------------------------------------------
     _bug(
