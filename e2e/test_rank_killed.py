@@ -9,8 +9,10 @@ import pytest
 
 from e2e.support.events import events
 from e2e.support.job import Job
+from goodput.session import REPORT_SECONDS
 
 STEPS = 120
+STEP_SECONDS = 0.05
 CHECKPOINT_EVERY = 20
 
 
@@ -26,7 +28,7 @@ def test_the_gang_goes_on_in_the_same_pods_from_its_newest_checkpoint(
 ) -> None:
     job.apply(
         steps=STEPS,
-        step_seconds=0.05,
+        step_seconds=STEP_SECONDS,
         checkpoint_every=CHECKPOINT_EVERY,
         arguments=(f"--peer-lost={peers}",),
     )
@@ -56,7 +58,8 @@ def test_the_gang_goes_on_in_the_same_pods_from_its_newest_checkpoint(
     timeline = ("fault", "decided", "scheduled", "published", "running", "firstStep", "caughtUp")
     times = [incident[f"{moment}At"] for moment in timeline]
     assert times == sorted(times)
-    assert incident["stepsLost"] >= job.redone_steps(2)
+    unsaid = round(REPORT_SECONDS / STEP_SECONDS) + 1  # who hangs never says its last steps
+    assert abs(job.redone_steps(2) - incident["stepsLost"]) <= unsaid
     told = [message for reason, message in events(job) if reason == "ProcessFailed"]
     assert f"rank {slot} of worker {slot}" in told[-1], "the peers, which failed of it, are not it"
     assert "signal 9" in told[-1]
