@@ -28,6 +28,7 @@ COLOURS = {
     "data_stall": "#CA95E5",
     "straggler": "#FADE2A",
     "degraded": "#F2CC0C",
+    "spare": "#C0D8FF",
     "lost_work": "#C4162A",
     "detection": "#FF780A",
     "recovery": "#FA6400",

@@ -318,6 +318,7 @@ class Bucket(StrEnum):
     CHECKPOINT_STALL = "checkpoint_stall"
     DATA_STALL = "data_stall"
     DEGRADED = "degraded"
+    SPARE = "spare"
     LOST_WORK = "lost_work"
     DETECTION = "detection"
     RECOVERY = "recovery"

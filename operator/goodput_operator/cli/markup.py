@@ -29,6 +29,7 @@ COLORS: Final[Mapping[str, str]] = dict(
             "#cc5de8",
             "#f783ac",
             "#fcc419",
+            "#d0bfff",
             "#e03131",  # lost work
             "#ff922b",
             "#d9480f",

@@ -42,6 +42,7 @@ CAUSES: Final[Mapping[str, Cause]] = {
     "data_stall": Cause("training held up by its data", "add loader workers, or cache the data"),
     "straggler": Cause("waiting for the slowest rank", "look for the rank that is slow"),
     "degraded": Cause("workers that are wanted and not there", "free or add nodes"),
+    "spare": Cause("workers that stood by for a lost one's place", "keep fewer spares"),
     "lost_work": Cause("steps that were lost and trained again", "save more often"),
     "detection": Cause("from a fault until it was known"),
     "recovery": Cause(

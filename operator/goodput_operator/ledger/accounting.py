@@ -19,10 +19,10 @@ The borders, each with its reason:
 - `detection`: from the fault until the operator has decided; `recovery`: from there until all
   processes of the next attempt have been started, whatever happens between.
 - `suspended`: from the decision to suspend until the job is queued again.
-- `recovery` is also the time of spares: held, and idle, so that the next recovery is short.
 - `degraded`: while an elastic gang trains with fewer workers than are wanted, from the published
   world until it is closed: the missing ones' time, whatever becomes of the others' (startup,
   work, loss).
+- `spare`: while a gang trains, the time of those who stand by to take a lost worker's place.
 The sum of all buckets and the unsettled rest is accelerators × time since creation. Of a job of
 fixed size these are the whole gang's. Of one that is elastic or has spares they are those that
 are wanted or held, whichever are more, as the last write of the status has it: a change counts
@@ -73,7 +73,7 @@ class Account:
             weight: accelerators that do what is accounted for.
             created_at: the job's creation.
             missing: further ones that are wanted and not there; their time is `degraded`.
-            spare: further ones that stand by; their time is `recovery`.
+            spare: further ones that stand by; their time is `spare`.
         """
         tally = Tally(
             weight=weight,

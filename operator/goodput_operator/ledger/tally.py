@@ -17,7 +17,7 @@ class Tally:
         weight: accelerators that do what is added.
         until: time up to here is counted, in milliseconds since whatever moment.
         missing: further accelerators that are wanted and not there; their time is `degraded`.
-        spare: further ones that stand by; their time is `recovery`, and no incident's.
+        spare: further ones that stand by; their time is `spare`.
         buckets: what is settled.
         unsettled: work of which nobody knows yet whether it will last.
         payer: the attempt whose incident pays for what goes into a bucket; None: nobody does.
@@ -47,7 +47,7 @@ class Tally:
             self._put(Bucket.DEGRADED, milliseconds * self.missing)
         if self.spare:
             held = milliseconds * self.spare
-            self.buckets[Bucket.RECOVERY] = self.buckets.get(Bucket.RECOVERY, 0) + held
+            self.buckets[Bucket.SPARE] = self.buckets.get(Bucket.SPARE, 0) + held
         if bucket is None:
             self.unsettled += cost
         else:

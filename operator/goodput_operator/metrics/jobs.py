@@ -217,11 +217,16 @@ def _conditions(reading: Reading) -> Iterable[Sample]:
 
 def _buckets(reading: Reading) -> Iterable[Sample]:
     counted = (reading.status.get("ledger") or {}).get("acceleratorMilliseconds") or {}
-    elastic = "elastic" in reading.job["spec"]
+    spec = reading.job["spec"]
+    never = set()
+    if "elastic" not in spec:
+        never.add(Bucket.DEGRADED)
+    if not (spec.get("spares") or counted.get(Bucket.SPARE)):
+        never.add(Bucket.SPARE)
     return tuple(
         ({"bucket": bucket.value}, _seconds(counted.get(bucket, 0)))
         for bucket in Bucket
-        if elastic or bucket is not Bucket.DEGRADED  # of others, nobody is ever missing
+        if bucket not in never
     )
 
 

@@ -111,6 +111,6 @@ def test_a_bucket_of_a_newer_operator_is_called_by_its_name() -> None:
 def test_a_remedy_answers_a_reason_that_the_operator_gives(reason: str) -> None:
     assert REMEDIES[reason].endswith((".", "?"))
     assert reason not in set(ConditionType)
-    sources = (ROOT / part for part in ("plan", "diagnose", "reconcile.py"))
+    sources = (ROOT / part for part in ("observe", "plan", "diagnose", "reconcile.py"))
     files = [path for one in sources for path in ([one] if one.is_file() else one.glob("*.py"))]
     assert any(f'"{reason}"' in path.read_text() for path in files)

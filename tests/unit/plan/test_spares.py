@@ -126,10 +126,10 @@ def test_fewer_spares_are_let_go(training: MakeWorld) -> None:
 
 def test_spares_are_paid_for_and_are_no_loss_of_the_gang(training: MakeWorld) -> None:
     world = training(4, spares=1)
-    degraded, held = world.spent(Bucket.DEGRADED), world.spent(Bucket.RECOVERY)
+    degraded, held = world.spent(Bucket.DEGRADED), world.spent(Bucket.SPARE)
     world.pass_time(100)
     assert world.spent(Bucket.DEGRADED) == degraded == 0
-    assert world.spent(Bucket.RECOVERY) - held == pytest.approx(100, abs=61)
+    assert world.spent(Bucket.SPARE) - held == pytest.approx(100, abs=61)
     assert world.status.ledger.accelerators == 5
 
 
