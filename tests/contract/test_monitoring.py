@@ -26,6 +26,8 @@ NODES = 8
 KILLS = 3
 QUEUE, TEAM = "kueue.x-k8s.io/queue-name", "team"
 WAIT_SECONDS = 150
+ALERTS = ("GoodputRestartStorm", "GoodputRestartBudgetNearlyUsed", "GoodputBelowTarget")
+EARLIER_SECONDS = 15
 
 
 def job(name: str, workers: int, queue: str, team: str) -> fleet.Object:
@@ -63,6 +65,9 @@ async def play(process: OperatorProcess, api: Client, seen: Prometheus) -> None:
     await until(seen, f"goodput_job_restarts_total == {KILLS}")
     await until(seen, 'job:goodput:ratio_30d{job="clean"} > 0')
     await until(seen, "cluster:goodput_held:ratio_30d > 0")
+    for alert in ALERTS:
+        await until(seen, f'ALERTS{{alertname="{alert}",job="broken"}}')
+    await until(seen, f"goodput_accelerator_seconds_total offset {EARLIER_SECONDS}s")
     await crew.stop()
 
 
@@ -137,9 +142,7 @@ def test_the_alerts_are_of_the_broken_job_alone(seen: tuple[Prometheus, Shown]) 
     server, shown = seen
     ever = server.query_range("ALERTS", shown.begin, shown.end, shown.step_seconds)
     told = {(one["metric"]["alertname"], one["metric"].get("job")) for one in ever}
-    assert ("GoodputRestartStorm", "broken") in told
-    assert ("GoodputRestartBudgetNearlyUsed", "broken") in told
-    assert ("GoodputBelowTarget", "broken") in told
+    assert {(alert, "broken") for alert in ALERTS} <= told
     assert not {name for name, job in told if job == "clean" and name != "GoodputBelowTarget"}
     assert not {name for name in server.alerts() if name.startswith("GoodputOperator")}
 
@@ -165,6 +168,6 @@ def test_the_recorded_sums_are_the_counters_own(seen: tuple[Prometheus, Shown]) 
     now = shown.end
     counted = server.query("sum(goodput_accelerator_seconds_total)", now)
     summed = server.query("sum(sum_over_time(cluster:goodput_accelerator_seconds:delta[1h]))", now)
-    before = server.query("sum(goodput_accelerator_seconds_total offset 15s)", now)
+    before = server.query(f"sum(goodput_accelerator_seconds_total offset {EARLIER_SECONDS}s)", now)
     total, recorded = float(counted[0]["value"][1]), float(summed[0]["value"][1])
     assert float(before[0]["value"][1]) <= recorded <= total + 0.001
