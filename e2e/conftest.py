@@ -139,11 +139,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _empty(cluster: Cluster, namespace: str) -> None:
-    """Delete the jobs, then wait until their pods have given their accelerators back."""
+    """Delete jobs and pods, and wait until those have given their accelerators back."""
     jobs = f"/apis/goodput.training/v1alpha1/namespaces/{namespace}/trainingjobs"
     pods = f"/api/v1/namespaces/{namespace}/pods"
     try:
         cluster.api.call("DELETE", jobs, {"propagationPolicy": "Background"})
+        cluster.api.call("DELETE", pods)
         cluster.wait_until(
             lambda: not cluster.api.call("GET", pods)["items"], f"pods of {namespace} to go", 20
         )

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from e2e.cluster import Cluster, ClusterError, WaitTimeoutError, unavailable_reason
+from e2e.cluster import Cluster, ClusterError, WaitTimeoutError, binaries, unavailable_reason
 from e2e.cluster.api import ApiError
 from e2e.cluster.images import build_static_images, torch_site
+from e2e.cluster.paths import REPOSITORY, cache_dir
+from e2e.cluster.run import run
 from e2e.support import char_gpt
 from e2e.support.evidence import collect
 from e2e.support.installation import NAMESPACE as OPERATOR_NAMESPACE
@@ -69,6 +71,24 @@ def play(cluster: Cluster, screen: Screen) -> None:
         raise ClusterError(f"{failed}\n{collect(cluster, NAMESPACE, 'demo')}") from failed
     job.assert_succeeded(STEPS)
     settle(job, screen)
+    screen.chapter(f"kubectl goodput timeline {job.name}")
+    screen.text(goodput(job, "timeline"))
+    page = cache_dir() / "demo.html"
+    page.write_text(goodput(job, "timeline", "-o", "html"), encoding="utf-8")
+    screen.line(f"the same as a page for a browser: {page}")
+
+
+def goodput(job: Job, command: str, *options: str) -> str:
+    """Return what `kubectl goodput` prints of the job.
+
+    Raises:
+        ClusterError: it failed.
+    """
+    kubectl = binaries.ensure(["kubectl"])["kubectl"]
+    argv = [sys.executable, "-m", "goodput_operator.cli", command, job.name, *options]
+    where = [f"--namespace={job.namespace}", f"--kubeconfig={job.cluster.kubeconfig}"]
+    path = {"PYTHONPATH": str(REPOSITORY / "operator"), "PATH": f"{kubectl.parent}:{os.defpath}"}
+    return run([*argv, *where], env=os.environ | path).stdout
 
 
 # The stage --------------------------------------------------------------------------------------
