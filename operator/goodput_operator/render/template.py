@@ -4,6 +4,7 @@ The template has no schema in the CRD, so anything can be in it. Checked here is
 or reserve; the rest is the API server's to judge, by a dry run of one worker pod.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
@@ -28,6 +29,9 @@ MOST_PROBLEMS = 20
 _SPEC = "spec.template.spec"
 _METADATA = "spec.template.metadata"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_LOOKED_UP = ("priorityClassName", "runtimeClassName", "serviceAccountName")
+"""What the API server's admission looks up by name, and fails itself where that can be none."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 def accelerators_per_worker(spec: TrainingJobSpec) -> int:
@@ -222,6 +226,13 @@ def _pod_problems(spec: Mapping[str, Any], service_account: str) -> Iterator[str
             f"{_SPEC}.serviceAccountName: {service_account} is the operator's own; "
             "use one of the job's"
         )
+    for field in _LOOKED_UP:
+        name = spec.get(field)
+        if isinstance(name, str) and name and not _NAME.fullmatch(name):
+            yield (
+                f"{_SPEC}.{field}: {name[:80]!r} is the name of nothing; it consists of lower-case "
+                "letters, digits, '-' and '.'"
+            )
     for index, volume in enumerate(spec.get("volumes") or []):
         if volume.get("name") in (names.AGENT_VOLUME, names.CREDENTIALS_VOLUME):
             yield f"{_SPEC}.volumes[{index}].name: {volume['name']} is the operator's; rename it"

@@ -70,6 +70,13 @@ def test_a_usual_template_is_accepted(template: Any) -> None:
     [
         ({}, f"{SPEC}.containers: there is none; add the container that trains"),
         (
+            pod(runtimeClassName="%s"),
+            (
+                f"{SPEC}.runtimeClassName: '%s' is the name of nothing; it consists of lower-case "
+                "letters, digits, '-' and '.'"
+            ),
+        ),
+        (
             pod(containers=[{"name": "a"}, {"name": "b"}]),
             (
                 f"{SPEC}.containers: there are 2 and none is called trainer; "
