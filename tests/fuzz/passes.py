@@ -75,6 +75,8 @@ def problems(schema: Json, value: Json, path: str) -> Iterator[str]:
             if len(set(found)) < len(found):
                 yield f"{path}: a key stands twice"
         for index, one in enumerate(value):
+            if one is None:
+                yield f"{path}[{index}]: null is no item"
             yield from problems(schema["items"], one, f"{path}[{index}]")
     elif kind == "object":
         for missing in set(schema.get("required", ())) - {
