@@ -37,13 +37,22 @@ _request_facts = _all_but(
     SyncRequest, "sequence", "sent_at", "hold_seconds", "seen_revision", "free_port", "run"
 )
 _run_facts = _all_but(Run, "progress")
-_progress_facts = _all_but(Progress, "step", "step_at", "step_milliseconds", "tracker_step_at")
+_progress_facts = _all_but(
+    Progress,
+    "step",
+    "step_at",
+    "step_milliseconds",
+    "checkpoint_stall_milliseconds",
+    "data_stall_milliseconds",
+    "committed_stall_milliseconds",
+    "tracker_step_at",
+)
 
 
 def matters(old: SyncRequest, new: SyncRequest) -> bool:
     """Return whether a pass could decide differently after `new` than after `old`.
 
-    Steps and heartbeats do not matter: the ledger reads them at its own pace.
+    Steps, stalls and heartbeats do not matter: the ledger reads them at its own pace.
     """
     if _request_facts(old) != _request_facts(new) or bool(old.free_port) != bool(new.free_port):
         return True

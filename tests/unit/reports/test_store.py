@@ -63,6 +63,19 @@ def test_the_first_word_of_an_agent_wakes_its_job() -> None:
         pytest.param(
             request(2, run=running(progress=Progress(tracker_step_at=9))), id="a tracker's time"
         ),
+        pytest.param(
+            request(
+                2,
+                run=running(
+                    progress=Progress(
+                        checkpoint_stall_milliseconds=9,
+                        data_stall_milliseconds=9,
+                        committed_stall_milliseconds=9,
+                    )
+                ),
+            ),
+            id="how long the training has stood still",
+        ),
     ],
 )
 def test_nobody_is_woken_by(second: SyncRequest) -> None:
