@@ -151,11 +151,6 @@ class Prometheus:
             if one["state"] == "firing"
         }
 
-    def healthy_targets(self) -> int:
-        """Return how many targets have been scraped well."""
-        targets = self.ask("targets", {"state": "active"})["activeTargets"]
-        return sum(one["health"] == "up" for one in targets)
-
     def ask(self, what: str, told: Mapping[str, str]) -> Any:
         """Return the data of one answer of its HTTP API."""
         url = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(told)}"

@@ -18,8 +18,6 @@ from goodput_operator.plan.incidents import Prices, open_incident, shrinking_inc
 from goodput_operator.plan.reasons import PLANNED, PUBLISHED, SUSPENDED
 from goodput_operator.plan.view import View, is_finished, is_true
 
-LIVE = (AttemptState.STARTING, AttemptState.RUNNING)
-
 
 def account_for(
     before: TrainingJobStatus,
