@@ -18,6 +18,7 @@ from goodput.session import Session
 
 ROOT = pathlib.Path(__file__).parents[3]
 SECONDS = 120
+INHERITED = {"PATH", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"}
 
 Link = tuple[int, int, int]
 
@@ -125,7 +126,7 @@ class Gang:
         self, checkpoints: pathlib.Path, size: int, attempt: int, lineage: list, command: list
     ) -> None:
         port = free_port()  # as an agent picks it: not one that a connection may be given
-        inherited = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME"}}
+        inherited = {key: value for key, value in os.environ.items() if key in INHERITED}
         common = {
             **inherited,
             "PYTHONPATH": os.pathsep.join(

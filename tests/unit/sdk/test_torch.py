@@ -70,6 +70,12 @@ dist.destroy_process_group()
 """
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are many here, and GPUs may be fewer."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 def test_one_process_without_a_group_saves_and_loads(gang) -> None:
     gang(1, 1, "-c", SAVE_AND_LOAD, 3, 7).succeed()
     (said,) = gang(1, 2, "-c", SAVE_AND_LOAD, lineage=[Ancestor(2, 1, 7)]).succeed()
