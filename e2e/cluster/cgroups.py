@@ -11,11 +11,16 @@ import signal
 from functools import partial
 from pathlib import Path
 
+from .paths import numbered
 from .progress import wait_until
 
 ROOT = Path("/sys/fs/cgroup")
-PREFIX = "goodput"
 _V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
+
+
+def top() -> str:
+    """Return the name of the cgroup that all of this cluster's nodes are in."""
+    return numbered("goodput")
 
 
 def version() -> int:
@@ -32,10 +37,10 @@ def hierarchies() -> list[Path]:
 
 
 def create(name: str) -> None:
-    """Make the cgroup `goodput/<name>` in every hierarchy, ready to take processes."""
+    """Make the cgroup `<top>/<name>` in every hierarchy, ready to take processes."""
     for hierarchy in hierarchies():
         path = hierarchy
-        for part in (PREFIX, *name.split("/")):
+        for part in (top(), *name.split("/")):
             if version() == 2:
                 _delegate(path)
             parent, path = path, path / part
@@ -47,16 +52,16 @@ def create(name: str) -> None:
 
 
 def joinable(name: str) -> list[Path]:
-    """Return the directories whose `cgroup.procs` puts a process into `goodput/<name>`."""
+    """Return the directories whose `cgroup.procs` puts a process into `<top>/<name>`."""
     if version() == 2:
-        return [ROOT / PREFIX / name]
-    return [path for h in hierarchies() if (path := h / PREFIX / name).is_dir()]
+        return [ROOT / top() / name]
+    return [path for h in hierarchies() if (path := h / top() / name).is_dir()]
 
 
 def tracked(name: str = "") -> Path:
     """Return the one directory, of a hierarchy with all processes, that `pids` reads."""
     base = ROOT if version() == 2 else ROOT / "pids"
-    return base / PREFIX / name if name else base / PREFIX
+    return base / top() / name if name else base / top()
 
 
 def pids(directory: Path) -> list[int]:
@@ -73,7 +78,7 @@ def pids(directory: Path) -> list[int]:
 
 
 def kill_all(name: str = "", timeout_seconds: float = 15) -> None:
-    """SIGKILL everything at or below `goodput/<name>` until nothing is left.
+    """SIGKILL everything at or below `<top>/<name>` until nothing is left.
 
     Raises:
         WaitTimeoutError: something outlived it for `timeout_seconds`.
@@ -93,25 +98,25 @@ def kill_all(name: str = "", timeout_seconds: float = 15) -> None:
 
 
 def remove(name: str = "", timeout_seconds: float = 10) -> None:
-    """Remove `goodput/<name>` from every hierarchy; it must hold no processes.
+    """Remove `<top>/<name>` from every hierarchy; it must hold no processes.
 
     Raises:
         WaitTimeoutError: the kernel still called it busy after `timeout_seconds`.
     """
     for hierarchy in hierarchies():
-        top = hierarchy / PREFIX / name if name else hierarchy / PREFIX
-        wait_until(partial(_removed, top), f"the removal of {top}", timeout_seconds, 0.05)
+        whole = hierarchy / top() / name if name else hierarchy / top()
+        wait_until(partial(_removed, whole), f"the removal of {whole}", timeout_seconds, 0.05)
 
 
-def _removed(top: Path) -> bool:
-    for folder, _, _ in os.walk(top, topdown=False):
+def _removed(whole: Path) -> bool:
+    for folder, _, _ in os.walk(whole, topdown=False):
         try:
             Path(folder).rmdir()
         except FileNotFoundError:
             continue
         except OSError:
             return False
-    return not top.exists()
+    return not whole.exists()
 
 
 def _delegate(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from .api import Api
@@ -30,6 +30,12 @@ class Ports:
     etcd_peer: int = 2380
     controller_manager: int = 10257
     scheduler: int = 10259
+
+    @staticmethod
+    def of(number: int) -> Ports:
+        """Return the ports of the cluster with this number, the usual ones for the first."""
+        usual = Ports()
+        return Ports(*(port + 100 * (number - 1) for port in astuple(usual)))
 
     @staticmethod
     def free() -> Ports:

@@ -16,7 +16,7 @@ from typing import Any
 from .api import Api
 from .errors import ClusterError
 from .packages import which
-from .paths import cache_dir
+from .paths import cache_dir, numbered
 from .progress import wait_until
 from .provider import Process, Shape, container_ids
 from .run import run
@@ -66,7 +66,7 @@ class Kind:
         cache_dir().mkdir(parents=True, exist_ok=True)
         file = self.state / "kind.json"
         file.write_text(json.dumps(self._config()))
-        argv = ["kind", "create", "cluster", "--name", _NAME, "--config", str(file)]
+        argv = ["kind", "create", "cluster", "--name", numbered(_NAME), "--config", str(file)]
         run([*argv, "--kubeconfig", str(self.kubeconfig), "--wait", "180s"], timeout_seconds=600)
         for index, node in enumerate(self.node_names()):
             self._wait_ready(node)
@@ -75,7 +75,7 @@ class Kind:
 
     def down(self) -> None:
         """Delete the cluster and the state."""
-        run(["kind", "delete", "cluster", "--name", _NAME], timeout_seconds=300)
+        run(["kind", "delete", "cluster", "--name", numbered(_NAME)], timeout_seconds=300)
         shutil.rmtree(self.state, ignore_errors=True)
 
     def unhealthy_reason(self) -> str | None:
@@ -106,7 +106,7 @@ class Kind:
 
     def node_names(self) -> tuple[str, ...]:
         """Return the names of the workers, or of the control plane where it is alone."""
-        listed = run(["kind", "get", "nodes", "--name", _NAME]).stdout.split()
+        listed = run(["kind", "get", "nodes", "--name", numbered(_NAME)]).stdout.split()
         return tuple(sorted(name for name in listed if "control-plane" not in name))
 
     def pod_processes(self, pod: dict[str, Any]) -> list[Process]:
@@ -151,7 +151,7 @@ class Kind:
 
     def load_image(self, archive: Path) -> None:
         """Bring an image to all nodes."""
-        argv = ["kind", "load", "image-archive", str(archive), "--name", _NAME]
+        argv = ["kind", "load", "image-archive", str(archive), "--name", numbered(_NAME)]
         run(argv, timeout_seconds=300)
 
     def _wait_ready(self, node: str, since: str = "") -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from . import binaries, cgroups, images, network, packages
 from .api import Api
-from .controlplane import SERVICE_ADDRESS, ControlPlane
+from .controlplane import SERVICE_ADDRESS, ControlPlane, Ports
 from .daemons import Daemon
 from .errors import ClusterError, WaitTimeoutError, log_tail
 from .nodes import Node, release_directories
+from .paths import cluster_number
 from .progress import wait_until
 from .provider import Process, Shape, container_ids
 from .run import run
@@ -28,14 +29,14 @@ class Namespaces:
     def __init__(self, state: Path, shape: Shape) -> None:
         self.state = state
         self.shape = shape
-        self.control_plane = ControlPlane(state, self.host_address)
+        self.control_plane = ControlPlane(state, self.host_address, Ports.of(cluster_number()))
         self.kubeconfig = self.control_plane.kubeconfig
         self.nodes = tuple(Node(index, state) for index in range(1, shape.nodes + 1))
 
     @property
     def host_address(self) -> str:
         """The bridge's address; the loopback one where there are no nodes."""
-        return network.HOST_ADDRESS if self.shape.nodes else "127.0.0.1"
+        return network.host_address() if self.shape.nodes else "127.0.0.1"
 
     def up(self) -> None:
         """Start everything and return when all nodes are Ready."""
@@ -79,7 +80,8 @@ class Namespaces:
             cgroups.remove()
             network.remove()
             _unmount_below(self.state)
-            release_directories()
+            if not network.is_used():
+                release_directories()
         shutil.rmtree(self.state, ignore_errors=True)
         if self.state.exists():
             shutil.rmtree(self.state)

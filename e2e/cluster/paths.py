@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +24,30 @@ def cache_dir() -> Path:
     return Path(base).absolute() / "goodput"
 
 
+def cluster_number() -> int:
+    """Return which of this machine's clusters is meant: `GOODPUT_CLUSTER`, from 1 to 9.
+
+    They share nothing but the cache: each has addresses, ports, cgroups and names of its own.
+
+    Raises:
+        ClusterError: it is something else.
+    """
+    said = os.environ.get("GOODPUT_CLUSTER") or "1"
+    if not re.fullmatch("[1-9]", said):
+        raise ClusterError(f"GOODPUT_CLUSTER is {said!r}, and not a number from 1 to 9")
+    return int(said)
+
+
+def numbered(name: str) -> str:
+    """Return a name of this machine for this cluster; the first one's has no number."""
+    number = cluster_number()
+    return name if number == 1 else f"{name}-{number}"
+
+
 def state_dir() -> Path:
-    """Return the directory of the one cluster of this machine; `down` removes it whole."""
-    return Path(os.environ.get("GOODPUT_CLUSTER_STATE", "/var/lib/goodput-cluster")).absolute()
+    """Return the directory of this cluster; `down` removes it whole."""
+    base = os.environ.get("GOODPUT_CLUSTER_STATE") or "/var/lib/goodput-cluster"
+    return Path(numbered(base)).absolute()
 
 
 @contextmanager
