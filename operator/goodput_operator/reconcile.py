@@ -212,6 +212,7 @@ class Reconciler:
         if job is None or not _ours(job):
             self._forget(key)
             self._answer(key, {})
+            self.agents.keep_vigil(key, None, self.now())
             return None
         if not self._view_is_fresh():
             return STALE_VIEW_SECONDS
@@ -400,6 +401,7 @@ class Reconciler:
     ) -> None:
         """Carry the persisted plan out. Everything here may happen twice."""
         self._answer(key, plan.answers)
+        self.agents.keep_vigil(key, plan.vigil, self.now())
         if plan.delete_job:
             await self.gateway.delete_job(key, job["metadata"]["uid"])
             return

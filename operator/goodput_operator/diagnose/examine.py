@@ -149,6 +149,8 @@ class Diagnosis:
     lost_slots: frozenset[int]
     recheck_at: datetime | None = None
     """When a silence that lasts would become a finding."""
+    silence_limit_seconds: float = SILENCE_LIMIT_SECONDS
+    """How long it would have to last."""
 
     @property
     def first_cause(self) -> Finding | None:
@@ -192,6 +194,7 @@ def examine(snapshot: JobSnapshot, attempt: AttemptStatus | None, now: datetime)
             one.slot for one in lost if one.certain and one.kind is Kind.WORKER_LOST
         ),
         recheck_at=recheck_at,
+        silence_limit_seconds=_silence_limit(attempt, progress),
     )
 
 
@@ -293,10 +296,10 @@ def stands_still(progress: GangProgress, now: datetime) -> bool | None:
     """Return whether the gang makes no step; None when it gives no sign by which to tell."""
     if progress.step_at is None:
         return True if progress.sdk else None
-    return now > _still_at(progress, progress.step_at)
+    return now > still_at(progress, progress.step_at)
 
 
-def _still_at(progress: GangProgress, step_at: datetime) -> datetime:
+def still_at(progress: GangProgress, step_at: datetime) -> datetime:
     """Return when a gang whose newest step was finished at `step_at` counts as standing still."""
     late_seconds = STILL_STEPS * (progress.step_milliseconds or 0) / 1000
     return step_at + timedelta(seconds=min(max(STILL_SECONDS, late_seconds), LONGEST_STILL_SECONDS))
@@ -433,7 +436,7 @@ def _silent(
     if over:
         due = now + timedelta(seconds=1)
         if still is False and progress.step_at is not None:
-            due = max(due, _still_at(progress, progress.step_at))
+            due = max(due, still_at(progress, progress.step_at))
         next_times.append(due)
     return findings, min(next_times, default=None)
 

@@ -75,6 +75,19 @@ class AgentView:
         return self.received_at - timedelta(milliseconds=age_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class Vigil:
+    """Whose silence is an event of its own: none of these pods' agents may be silent for longer.
+
+    Attributes:
+        pods: their UIDs.
+        limit_seconds: counted from each agent's last word.
+    """
+
+    pods: frozenset[str]
+    limit_seconds: float
+
+
 def pod_identity(pod: Mapping[str, Any]) -> PodIdentity | None:
     """Return who a pod is, None unless it is a worker of ours that has not ended.
 

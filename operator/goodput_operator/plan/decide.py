@@ -13,12 +13,14 @@ from goodput_operator.api.spec import CleanPodPolicy, TrainingJobSpec
 from goodput_operator.api.status import AttemptState, AttemptStatus, TrainingJobStatus
 from goodput_operator.diagnose.examine import examine
 from goodput_operator.errors import GoodputError
+from goodput_operator.observe.agents import Vigil
 from goodput_operator.observe.snapshot import JobSnapshot, PodView
 from goodput_operator.plan.answers import answers
 from goodput_operator.plan.attempt import stopped
 from goodput_operator.plan.incidents import ends_told
 from goodput_operator.plan.members import fit_sizes, size_problems, sizes_of
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
+from goodput_operator.plan.rest import impatient_at, vigil_of
 from goodput_operator.plan.rules import RULES, next_deadline
 from goodput_operator.plan.view import PlaceFunction, Step, Timing, View, is_finished, leave_by
 
@@ -44,6 +46,7 @@ class Plan:
         answers: what each pod's agent is told of the status as persisted, by pod UID.
         delete_job: its time to live is over.
         recheck_at: when time alone could change the plan.
+        vigil: whose silence could; None where `recheck_at` reckons with it.
     """
 
     status: TrainingJobStatus
@@ -54,6 +57,7 @@ class Plan:
     answers: Mapping[str, SyncAnswer]
     delete_job: bool
     recheck_at: datetime | None
+    vigil: Vigil | None = None
 
 
 def decide(
@@ -102,6 +106,9 @@ def decide(
         template_problems=(*template_problems, *size_problems(spec, sizes)),
         sizes=fit_sizes(sizes, status.elastic),
     )
+    vigil = vigil_of(view)
+    if vigil is not None:
+        view = replace(view, diagnosis=replace(diagnosis, recheck_at=impatient_at(view)))
     seen = view
     view, last, decisions, ended = _follow_rules(seen, status.attempt)
     after = next_status(status, seen, view, ended, last.message)
@@ -134,6 +141,7 @@ def decide(
             and now >= done + timedelta(seconds=spec.ttl_seconds_after_finished)
         ),
         recheck_at=min(times, default=None),
+        vigil=vigil,
     )
 
 

@@ -94,8 +94,13 @@ class SyncHandler:
         task.add_done_callback(self._introductions.discard)
 
     def expire(self, ahead: timedelta = timedelta()) -> None:
-        """Answer the polls whose time is over, or will be within `ahead`; call it often."""
-        self._store.expire(self._now() + ahead)
+        """Answer the polls whose time is over, or will be within `ahead`; call it often.
+
+        Whose agent has been silent for too long is woken then, too.
+        """
+        now = self._now()
+        self._store.expire(now + ahead)
+        self._store.notice_silence(now)
 
     async def _introduce(self, token: str, peer: str, body: bytes, respond: Respond) -> None:
         try:

@@ -20,7 +20,7 @@ from goodput.protocol import (
     SyncAnswer,
     SyncRequest,
 )
-from goodput_operator.observe.agents import AgentView, JobKey, PodIdentity
+from goodput_operator.observe.agents import AgentView, JobKey, PodIdentity, Vigil
 
 Release = Callable[[SyncAnswer], None]
 
@@ -88,6 +88,14 @@ class _Agent:
     poll: _Poll | None = None
 
 
+@dataclass(slots=True)
+class _Watch:
+    """A vigil, and when the next silence can have lasted too long at the earliest."""
+
+    vigil: Vigil
+    due: datetime
+
+
 class AgentStore:
     """Newest report and due answer by pod UID.
 
@@ -100,6 +108,7 @@ class AgentStore:
         self._agents: dict[str, _Agent] = {}
         self._jobs: dict[JobKey, set[str]] = {}
         self._answers: dict[JobKey, dict[str, SyncAnswer]] = {}
+        self._watches: dict[JobKey, _Watch] = {}
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -216,6 +225,30 @@ class AgentStore:
         for uid, agent in due:
             self._let_go(uid, agent)
 
+    def keep_vigil(self, key: JobKey, vigil: Vigil | None, now: datetime) -> None:
+        """Wake a job, once, when one of these agents has been silent for too long.
+
+        Replaces what was said of the job before; None: nobody's silence wakes it.
+        """
+        if vigil is None:
+            self._watches.pop(key, None)
+        else:
+            self._watches[key] = _Watch(vigil, now)
+
+    def notice_silence(self, now: datetime) -> None:
+        """Wake the jobs over which a vigil is kept and one of whose agents is silent."""
+        for key, watch in list(self._watches.items()):
+            limit = timedelta(seconds=watch.vigil.limit_seconds)
+            if now < watch.due <= now + limit:
+                continue
+            self.heard_by(key, now)  # the clock may have been put back
+            views = [self._agents[uid].view for uid in watch.vigil.pods if uid in self._agents]
+            heard_at = min((view.received_at for view in views), default=now)
+            watch.due = heard_at + limit
+            if watch.due < now:
+                del self._watches[key]
+                self._wake(key)
+
     def forget(self, pod_uid: str) -> None:
         """Drop all about a pod that is gone; its deletion itself is what wakes the job."""
         agent = self._agents.get(pod_uid)
@@ -228,6 +261,7 @@ class AgentStore:
         if not members:
             del self._jobs[agent.key]
             self._answers.pop(agent.key, None)
+            self._watches.pop(agent.key, None)
 
     def clear(self) -> None:
         """Forget everything, without waking anyone: another replica leads now."""
@@ -236,6 +270,7 @@ class AgentStore:
         self._agents.clear()
         self._jobs.clear()
         self._answers.clear()
+        self._watches.clear()
 
     def _let_go(self, uid: str, agent: _Agent) -> None:
         poll, agent.poll = agent.poll, None
