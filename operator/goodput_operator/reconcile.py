@@ -17,6 +17,7 @@ between.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -118,6 +119,10 @@ class Jobs(Protocol):
 
     def put(self, job: Mapping[str, Any]) -> None:
         """Take in what a read or write of ours returned."""
+        ...
+
+    def writing(self, key: JobKey) -> AbstractContextManager[None]:
+        """Hold back what is heard of the job while it is being written."""
         ...
 
 
@@ -368,7 +373,8 @@ class Reconciler:
     async def _persist(self, key: JobKey, job: Mapping[str, Any], plan: Plan) -> None:
         body = dict(job) | {"status": plan.status.model_dump(mode="json", by_alias=True)}
         try:
-            written = await self.gateway.replace_status(body)
+            with self.jobs.writing(key):
+                self.jobs.put(await self.gateway.replace_status(body))
         except ConflictError:
             self._take_back(key, plan)
             self.jobs.put(await self.gateway.get_job(key))
@@ -376,7 +382,6 @@ class Reconciler:
         except ApiError:
             self._take_back(key, plan)
             raise
-        self.jobs.put(written)
 
     def _take_back(self, key: JobKey, plan: Plan) -> None:
         """Give up the room that was promised to pods which are not created now."""
@@ -390,7 +395,8 @@ class Reconciler:
         if status is None:
             return
         try:
-            self.jobs.put(await self.gateway.replace_status(dict(job) | {"status": status}))
+            with self.jobs.writing(key):
+                self.jobs.put(await self.gateway.replace_status(dict(job) | {"status": status}))
         except ApiError as error:
             logger.warning("%s/%s: its condition could not be written: %s", *key, error)
 

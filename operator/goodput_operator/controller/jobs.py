@@ -6,7 +6,8 @@ they are integers that may be compared (KEP-5504), and were so in practice befor
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from goodput_operator.observe.agents import JobKey
@@ -28,6 +29,7 @@ class JobStore:
         self._tombstones: OrderedDict[JobKey, int] = OrderedDict()
         self._listeners: list[JobListener] = []
         self._followers: list[JobFollower] = []
+        self._untold: dict[JobKey, list[Job | None]] = {}
 
     def get(self, key: JobKey) -> Job | None:
         """Return the job as last known; the caller must not change it."""
@@ -51,6 +53,25 @@ class JobStore:
     def put(self, job: Mapping[str, Any]) -> None:
         """Take in what a write of ours returned. It is no news, so nobody is told."""
         self._store(job)
+        key = job_key(job)
+        known = self._jobs.get(key)
+        if key in self._untold and known is not None and version_of(known) == version_of(job):
+            self._untold[key].clear()
+
+    @contextmanager
+    def writing(self, key: JobKey) -> Iterator[None]:
+        """Tell nobody of this job while a write of ours is under way, but then.
+
+        The watch may bring the write before its answer does; `put` says that it was ours. The
+        write is conditional, so what it has replaced is nothing that we had not seen.
+        """
+        untold = self._untold[key] = []
+        try:
+            yield
+        finally:
+            del self._untold[key]
+            if untold:
+                self._tell(key, untold[0])
 
     def observe(self, job: Mapping[str, Any], *, deleted: bool = False) -> None:
         """Take in an event of the watch. What is older than the known state is ignored."""
@@ -120,6 +141,9 @@ class JobStore:
             follower(key, self._jobs.get(key))
 
     def _tell(self, key: JobKey, old: Job | None) -> None:
+        if key in self._untold:
+            self._untold[key].append(old)
+            return
         for listener in self._listeners:
             listener(key, old, self._jobs.get(key))
 

@@ -78,6 +78,49 @@ def test_what_we_wrote_ourselves_is_known_at_once_and_is_no_news() -> None:
     assert store.told == [(A, None, 1)]
 
 
+def test_our_own_write_is_no_news_when_the_watch_brings_it_before_its_answer() -> None:
+    store = Told()
+    store.observe(job(1))
+    with store.writing(A):
+        store.observe(job(2))
+        store.put(job(2))
+    assert store.version() == 2
+    assert store.told == [(A, None, 1)]
+
+
+def test_what_others_change_beside_our_write_is_told_when_it_is_over() -> None:
+    store = Told()
+    store.observe(job(1))
+    with store.writing(A):
+        store.observe(job(2))  # ours
+        store.observe(job(3))
+        store.observe(job(9, B))
+        assert store.told == [(A, None, 1), (B, None, 9)]
+        store.put(job(2))
+    assert store.version() == 3
+    assert store.told == [(A, None, 1), (B, None, 9), (A, 1, 3)]
+
+
+def test_a_write_that_fails_hides_nothing() -> None:
+    store = Told()
+    store.observe(job(1))
+    with pytest.raises(RuntimeError), store.writing(A):
+        store.observe(job(2))
+        raise RuntimeError
+    store.observe(job(3))
+    assert store.told == [(A, None, 1), (A, 1, 2), (A, 2, 3)]
+
+
+def test_a_job_that_is_deleted_while_we_write_it_is_told_of() -> None:
+    store = Told()
+    store.observe(job(1))
+    with store.writing(A):
+        store.observe(job(3), deleted=True)
+        store.put(job(2))
+    assert store.version() is None
+    assert store.told == [(A, None, 1), (A, 1, None)]
+
+
 def test_a_late_answer_does_not_bring_a_deleted_job_back() -> None:
     store = Told()
     store.observe(job(1))

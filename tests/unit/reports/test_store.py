@@ -15,7 +15,7 @@ from goodput.protocol import (
     SyncRequest,
 )
 from goodput_operator import names
-from goodput_operator.observe.agents import AgentView, JobKey, PodIdentity, pod_identity
+from goodput_operator.observe.agents import AgentView, JobKey, PodIdentity, Vigil, pod_identity
 from goodput_operator.reports.store import AgentStore
 from tests.unit.reports.agents import KEY, START, pod, request
 
@@ -369,4 +369,58 @@ def test_the_first_word_of_an_agent_that_knows_it_must_stop_wakes_the_job() -> N
     store.report(WORKER, request(2, seen_revision=STOP.revision), START)
     assert store.woken == [KEY]
     store.report(WORKER, request(3, seen_revision=STOP.revision), START)
+    assert store.woken == [KEY]
+
+
+def watched(*slots: int, limit_seconds: float = 12.0) -> Store:
+    """A store over whose agents a vigil is kept; all were heard of at the start."""
+    store = reported(*(request(slot=slot) for slot in slots))
+    vigil = Vigil(frozenset(pod(slot).uid for slot in slots), limit_seconds)
+    store.keep_vigil(KEY, vigil, START)
+    return store
+
+
+def test_an_agent_that_falls_silent_wakes_its_job_once() -> None:
+    store = watched(0, 1)
+    store.report(pod(0), request(2, slot=0), START + timedelta(seconds=10))
+    store.notice_silence(START + timedelta(seconds=12))
+    assert store.woken == []
+    store.notice_silence(START + timedelta(seconds=12.25))
+    store.notice_silence(START + timedelta(seconds=12.5))
+    assert store.woken == [KEY]
+
+
+def test_a_vigil_goes_on_for_as_long_as_all_speak() -> None:
+    store = watched(0, 1)
+    for second in range(0, 100, 5):
+        for slot in (0, 1):
+            store.report(
+                pod(slot), request(2 + second, slot=slot), START + timedelta(seconds=second)
+            )
+        store.notice_silence(START + timedelta(seconds=second))
+    assert store.woken == []
+    store.notice_silence(START + timedelta(seconds=95 + 12.25))
+    assert store.woken == [KEY]
+
+
+@pytest.mark.parametrize("end", ["taken back", "forgotten", "led by another"])
+def test_silence_wakes_nobody_when_the_vigil_is_over(end: str) -> None:
+    store = watched(0)
+    match end:
+        case "taken back":
+            store.keep_vigil(KEY, None, START)
+        case "forgotten":
+            store.forget(pod(0).uid)
+        case _:
+            store.clear()
+    store.notice_silence(START + timedelta(seconds=60))
+    assert store.woken == []
+
+
+def test_a_clock_that_is_put_back_does_not_hide_a_silence() -> None:
+    store = watched(0)
+    store.notice_silence(START + timedelta(seconds=1))
+    back = START - timedelta(seconds=600)
+    store.notice_silence(back)
+    store.notice_silence(back + timedelta(seconds=12.25))
     assert store.woken == [KEY]
