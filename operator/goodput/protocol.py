@@ -15,9 +15,21 @@ changes its meaning. A change that breaks this rule gets a new path.
 """
 
 import json
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import lru_cache
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
 PROTOCOL_VERSION = 1
 SYNC_PATH = "/v1/sync"
@@ -106,20 +118,39 @@ def read_json(text: bytes) -> Any:
         raise ProtocolError("not JSON: {}".format(error)) from error
 
 
+class _Item(NamedTuple):
+    """A field in JSON: where it goes, how it is read, and whether it is left out when empty."""
+
+    attribute: str
+    read: Read
+    may_be_empty: bool
+
+
+_EMPTY = (0, "", ())
+"""Equal to 0 are 0.0 and False, too."""
+
+
 @dataclass(frozen=True)
 class Message:
-    """A value with a JSON form in camelCase. Fields that are None are left out."""
+    """A value with a JSON form in camelCase.
+
+    Left out are fields that are None, and those that are empty (0, false, "", no entry) where that
+    is their default: most of what an agent at rest would say.
+    """
 
     _nested: ClassVar[Mapping[str, Type["Message"]]] = {}
     _nested_lists: ClassVar[Mapping[str, Type["Message"]]] = {}
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the JSON object, without the fields that are None."""
+        """Return the JSON object, without what is left out."""
         shown = {}
-        for name, attribute, _ in self._shape():
-            value = getattr(self, attribute)
-            if value is not None:
-                shown[name] = _plain(value)
+        for name, item in self._shape().items():
+            value = getattr(self, item.attribute)
+            if value is None or (not value and item.may_be_empty):
+                continue
+            said = _plain(value)
+            if said or not item.may_be_empty:
+                shown[name] = said
         return shown
 
     def to_json(self) -> bytes:
@@ -141,10 +172,11 @@ class Message:
         if not isinstance(value, dict):
             raise ProtocolError("{}: an object is wanted".format(cls.__name__))
         arguments = {}
-        for name, attribute, read in cls._shape():
-            given = value.get(name)
-            if given is not None:
-                arguments[attribute] = read(name, given)
+        shape = cls._shape()
+        for name, given in value.items():
+            item = shape.get(name)
+            if item is not None and given is not None:
+                arguments[item.attribute] = item.read(name, given)
         try:
             return cls(**arguments)
         except TypeError as error:
@@ -152,12 +184,19 @@ class Message:
 
     @classmethod
     @lru_cache(maxsize=None)
-    def _shape(cls) -> Tuple[Tuple[str, str, Read], ...]:
-        """Return (name in JSON, attribute, reader) of each field.
+    def _shape(cls) -> Dict[str, _Item]:
+        """Return what each field is in JSON, by its name there.
 
         Worked out once for each class: a thousand agents send two hundred requests a second.
         """
-        return tuple((_camel(item.name), item.name, cls._reader(item)) for item in fields(cls))
+        return {
+            _camel(item.name): _Item(
+                attribute=item.name,
+                read=cls._reader(item),
+                may_be_empty=item.default_factory is not MISSING or item.default in _EMPTY,
+            )
+            for item in fields(cls)
+        }
 
     @classmethod
     def _reader(cls, item: "Field[Any]") -> Read:

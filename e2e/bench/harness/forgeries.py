@@ -216,11 +216,11 @@ _LIES: dict[str, tuple[int, Callable[[Loot], bytes]]] = {
     "a number beyond 2**53": (400, lambda loot: loot.lie(sequence=2**60)),
     "a number beyond all numbers": (
         400,
-        lambda loot: _edited(loot, '"holdSeconds":0.0', '"holdSeconds":1e999'),
+        lambda loot: _edited(loot, "{", '{"holdSeconds":1e999,'),
     ),
     "not a number (NaN)": (
         400,
-        lambda loot: _edited(loot, '"holdSeconds":0.0', '"holdSeconds":NaN'),
+        lambda loot: _edited(loot, "{", '{"holdSeconds":NaN,'),
     ),
     "Infinity in an unknown field": (400, lambda loot: _edited(loot, "{", '{"x":-Infinity,')),
     "a truth for a number": (400, lambda loot: _edited(loot, '"slot":', '"slot":true,"was":')),

@@ -21,7 +21,11 @@ def vigil_of(view: View) -> Vigil | None:
     It is not while something is awaited that no event tells of: that the gang trains where it
     was before an incident, saves, grows, or that a spare is lost.
     """
-    status, workers, limit = view.status, view.snapshot.workers, view.diagnosis.silence_limit_seconds
+    status, workers, limit = (
+        view.status,
+        view.snapshot.workers,
+        view.diagnosis.silence_limit_seconds,
+    )
     attempt = status.attempt
     if attempt is None or attempt.state is not AttemptState.RUNNING or attempt.save_by is not None:
         return None

@@ -135,6 +135,7 @@ class _Connection(asyncio.Protocol):
         "_busy",
         "_head",
         "_keep_alive",
+        "_known",
         "_peer",
         "_server",
         "_transport",
@@ -147,6 +148,7 @@ class _Connection(asyncio.Protocol):
         self._peer = ""
         self._buffer = b""
         self._head: Head | None = None
+        self._known: tuple[bytes, Head] | None = None
         self._busy = False  # a request is with the handler
         self._keep_alive = True
         self.deadline = math.inf
@@ -208,8 +210,10 @@ class _Connection(asyncio.Protocol):
             raise RefusedError(431, "TooLarge", "the head of the request is too large")
         if end < 0:
             return None
-        head, self._buffer = self._buffer[:end], self._buffer[end + 4 :]
-        return parse_head(head)
+        text, self._buffer = self._buffer[:end], self._buffer[end + 4 :]
+        if self._known is None or self._known[0] != text:  # an agent's next is nearly always alike
+            self._known = text, parse_head(text)
+        return self._known[1]
 
     def _give_up(self, refusal: RefusedError) -> None:
         """Refuse what cannot be read on from; its sender may still be sending."""
