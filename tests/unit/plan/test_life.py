@@ -1,11 +1,22 @@
 """The life of a job in which nothing breaks."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from goodput.protocol import Commit
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+from goodput_operator.diagnose.examine import (
+    SILENCE_LIMIT_SECONDS,
+    STARTING_SILENCE_LIMIT_SECONDS,
+    STILL_SECONDS,
+    STILL_STEPS,
+)
+from goodput_operator.observe.agents import Vigil
+from goodput_operator.plan.conditions import PATIENCE
+from goodput_operator.plan.view import Timing
+from tests.unit.plan.conftest import World
 
 
 def test_a_gang_that_fits_runs_its_first_attempt(make_world) -> None:
@@ -235,3 +246,56 @@ def test_a_thousand_ends_do_not_cost_a_thousand_writes(training) -> None:
         world.finish_worker(slot)
         world.settle()
     assert world.writes - before <= 1
+
+
+def test_a_gang_at_rest_is_left_alone_until_its_ledger_is_due(training) -> None:
+    world = training(4)
+    world.train(20)
+    world.settle()
+    plan = world.visit()
+    assert plan.vigil == Vigil(frozenset(world.agents), SILENCE_LIMIT_SECONDS)
+    flushed = world.status.ledger.accounted_until
+    assert plan.recheck_at == flushed + timedelta(seconds=Timing().flush_seconds)
+
+
+def test_a_silence_that_has_lasted_too_long_is_followed_by_the_clock(training) -> None:
+    world = training(4)
+    world.train(20)
+    world.silence(3)
+    world.jump(SILENCE_LIMIT_SECONDS - 3)
+    for _ in range(4):
+        world.jump(1)
+        world.train(21)
+    plan = world.visit()
+    assert plan.vigil is None
+    assert plan.recheck_at <= world.now + timedelta(seconds=STILL_STEPS)
+
+
+def stand_still(world: World) -> None:
+    world.jump(STILL_SECONDS + PATIENCE.total_seconds() + 1)
+    world.pass_time(5)
+
+
+def lose_steps(world: World) -> None:
+    world.fail(1)
+    world.settle()
+    world.train(11)
+    world.settle()
+
+
+UNREST = {
+    "a gang that has not trained yet": lambda world: world.fail(1),
+    "a gang that is not yet where it was": lose_steps,
+    "a gang that stands still": stand_still,
+    "a worker that is about to go": lambda world: world.end_pod(1),
+}
+
+
+@pytest.mark.parametrize("unrest", UNREST.values(), ids=UNREST)
+def test_the_clock_stays_with(training, unrest) -> None:
+    world = training(4)
+    unrest(world)
+    world.settle()
+    plan = world.visit()
+    assert plan.vigil is None
+    assert plan.recheck_at < world.now + timedelta(seconds=STARTING_SILENCE_LIMIT_SECONDS + 1)
