@@ -49,7 +49,7 @@ class QueueTiming:
         visit_timeout_seconds: a visit that takes longer is broken off and counts as failed.
         rests: after a visit, a key rests for so many times the seconds for which the shorter of its
             last two held the event loop; so one job's visits that find nothing to do take at most
-            a fifth of it.
+            a third of it.
     """
 
     resync_seconds: float = 600.0
@@ -58,7 +58,7 @@ class QueueTiming:
     conflict_seconds: float = 0.05
     min_wake_seconds: float = 1.0
     visit_timeout_seconds: float = 300.0
-    rests: float = 4.0
+    rests: float = 2.0
 
 
 @dataclass(slots=True)

@@ -165,7 +165,9 @@ def reseat(snapshot: JobSnapshot, slots: Sequence[SlotStatus]) -> JobSnapshot:
     for slot in sorted(slots, key=lambda one: one.slot):
         worker = known.pop(slot.slot, None)
         if worker is not None and worker.incarnation == slot.incarnation:
-            workers.append(replace(worker, rank=slot.rank, succeeded=slot.succeeded))
+            if (worker.rank, worker.succeeded) != (slot.rank, slot.succeeded):
+                worker = replace(worker, rank=slot.rank, succeeded=slot.succeeded)
+            workers.append(worker)
             continue
         if worker is not None and worker.pod is not None:
             strays.append(worker.pod)
