@@ -1,5 +1,6 @@
 """`kubectl goodput status JOB`: how far a job is, how fast, and where its time went. Pure."""
 
+import json
 from datetime import datetime, timedelta
 
 from goodput_operator.cli.job import ANNOTATION_TOTAL_STEPS, Job
@@ -27,6 +28,7 @@ from goodput_operator.cli.words import (
     count,
     duration,
     share,
+    stamp,
     style_of_goodput,
 )
 
@@ -134,15 +136,24 @@ def eta(job: Job, total: int, now: datetime) -> str:
         return "all steps are done"
     if job.phase != "Running" or not job.holds("Progressing"):
         return "not known while no step is finished"
-    pace = job.step_milliseconds
-    if job.step is None or pace is None or pace <= 0:
+    if job.step is None or (job.step_milliseconds or 0) <= 0:
         return "not known before a step was timed"
-    seconds = (total - job.step) * pace / 1000
-    try:
-        at = clock((job.step_at or now) + timedelta(seconds=seconds))
-    except OverflowError:
+    at = eta_at(job, total, now)
+    if at is None:
         return "not in this age of the world"
-    return f"{at}, in {duration(seconds)} at this pace, should nothing break"
+    left = duration(max(0.0, (at - now).total_seconds()))
+    return f"{clock(at)}, in {left} at this pace, should nothing break"
+
+
+def eta_at(job: Job, total: int, now: datetime) -> datetime | None:
+    """Return when the last step will be finished at the present pace; None where none is known."""
+    pace = job.step_milliseconds or 0
+    if job.step is None or job.phase != "Running" or not job.holds("Progressing") or pace <= 0:
+        return None
+    try:
+        return (job.step_at or now) + timedelta(milliseconds=(total - job.step) * pace)
+    except OverflowError:
+        return None
 
 
 def _checkpoint(job: Job, now: datetime) -> str:
@@ -177,6 +188,41 @@ def stale(job: Job, now: datetime) -> str:
         f"The operator wrote the last of this {ago(until, now)}: is it running? The training "
         "goes on without it, and nothing is lost of the ledger."
     )
+
+
+def status_json(job: Job, now: datetime, total_steps: int | None = None) -> str:
+    """Return the same, and the published figures, as JSON with stable names; null is unknown."""
+    from goodput_operator.cli.figures import as_json  # the page alone does without it
+
+    total = total_steps if total_steps is not None else job.total_steps
+    at = None if total is None else eta_at(job, total, now)
+    whole = {
+        "namespace": job.namespace,
+        "name": job.name,
+        "phase": job.phase,
+        "reason": job.reason,
+        "workers": {
+            "wanted": job.wanted,
+            "bound": job.bound,
+            "connected": job.connected,
+            "training": job.training,
+        },
+        "attempt": None if job.attempt is None else job.attempt.number,
+        "step": job.step,
+        "totalSteps": total,
+        "stepMilliseconds": job.step_milliseconds,
+        "eta": stamp(at),
+        "durableStep": job.durable_step,
+        "restarts": job.restarts,
+        "ledger": {
+            "acceleratorMilliseconds": dict(job.ledger.buckets),
+            "unsettledMilliseconds": job.ledger.unsettled,
+            "accelerators": job.ledger.accelerators,
+            "accountedUntil": stamp(job.ledger.accounted_until),
+        },
+        "figures": as_json(job),
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
 def ledger_lines(job: Job) -> Page:

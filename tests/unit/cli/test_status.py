@@ -23,7 +23,7 @@ def test_the_whole_status_of_a_job_that_trains() -> None:
         "Attempt     2, Running since 2026-01-02 11:55:02 (4 min 58 s ago), from step 100\n"
         "Step        1,410 of 2,000, 500 ms each (2.0/s), finished 2.0 s ago\n"
         "            ████████████████████████████░░░░░░░░░░░░ 70.5%\n"
-        "ETA         2026-01-02 12:04:53, in 4 min 55 s at this pace, should nothing break\n"
+        "ETA         2026-01-02 12:04:53, in 4 min 53 s at this pace, should nothing break\n"
         "Checkpoint  step 1,400, 12 s ago (verified); a fault now would cost 10 steps\n"
         "Restarts    1; the last interruption: ProcessFailed in attempt 1\n"
         "\n"
