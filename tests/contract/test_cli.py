@@ -107,7 +107,7 @@ def test_status_shows_how_far_a_job_is(goodput: Cli, uid: str) -> None:
     text = goodput.said("status", "gpt", "--steps", "2000")
     assert text.startswith(f"{goodput.namespace}/gpt trains (AllProcessesStarted)\n")
     assert "Step        1,410 of 2,000, 500 ms each (2.0/s)" in text
-    assert "should nothing break" in text
+    assert "if nothing breaks" in text
     assert "Checkpoint  step 1,400" in text
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from goodput_operator.cli.job import Job, Work
-from goodput_operator.cli.page import Column, Page, Span, heading, table
+from goodput_operator.cli.page import Column, Page, Span, fitting_table, heading
 from goodput_operator.ledger import derived
 from goodput_operator.observe.resources import QuantityError, accelerators, pod_requests
 
@@ -178,8 +178,8 @@ def rows(figures: Figures, ideal: str) -> list[tuple[str, str, str]]:
 COLUMNS: Final = (Column("FIGURE"), Column("", right=True), Column("WHAT IT IS"))
 
 
-def figure_lines(job: Job) -> Page:
-    """Return a job's figures, for a terminal; none where nothing is accounted for."""
+def figure_lines(job: Job, room: int | None = None) -> Page:
+    """Return a job's figures for a terminal with so much room; none of no time."""
     if not job.ledger.settled:
         return ()
     figures = figures_of_job(job)
@@ -187,7 +187,7 @@ def figure_lines(job: Job) -> Page:
     shown = [(name, _value(value), what) for name, value, what in told]
     return (
         *heading("What others call it"),
-        *table(COLUMNS, [*shown, *_throughput_rows(job)])[1:],
+        *fitting_table(COLUMNS, [*shown, *_throughput_rows(job)], room)[1:],
     )
 
 

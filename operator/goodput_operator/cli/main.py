@@ -13,7 +13,7 @@ from typing import NoReturn
 from goodput_operator.cli.access import Cluster, environment_door
 from goodput_operator.cli.job import Job, read_event, read_job, read_pod
 from goodput_operator.cli.page import Page, Span, line
-from goodput_operator.cli.terminal import show
+from goodput_operator.cli.terminal import room_of, show
 from goodput_operator.errors import GoodputError, UnavailableError
 
 WATCH_SECONDS = 2.0
@@ -59,7 +59,9 @@ def _status(options: argparse.Namespace) -> None:
     if options.output == "json":
         _write(status_json(job, _now(), options.steps))
     else:
-        _show((*status_page(job, _now(), options.steps), *figure_lines(job)))
+        room = room_of(sys.stdout)
+        page = status_page(job, _now(), options.steps, room)
+        _show((*page, *figure_lines(job, room)))
 
 
 def _watch(options: argparse.Namespace) -> None:
@@ -76,8 +78,9 @@ def _watch(options: argparse.Namespace) -> None:
         except UnavailableError as error:
             if not seen:
                 raise
-            return (*seen, line(Span(f"Now it cannot be read: {error}", "warn"))), True
-        seen = status_page(job, _now(), options.steps)
+            problem = line(Span(f"Now it cannot be read: {error}", "warn"))
+            return (seen[0], problem, *seen[1:]), True  # at the top, as a screen may be small
+        seen = status_page(job, _now(), options.steps, room_of(sys.stdout))
         return seen, job.finished_at is None
 
     watch(look, WATCH_SECONDS, sys.stdout, os.environ)

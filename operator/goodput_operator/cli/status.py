@@ -14,9 +14,9 @@ from goodput_operator.cli.page import (
     Span,
     Style,
     bar,
+    fitting_table,
     heading,
     line,
-    table,
 )
 from goodput_operator.cli.words import (
     PHASES,
@@ -45,7 +45,9 @@ _PHASE_STYLES: dict[str, Style] = {
 _LABEL = 12
 
 
-def status_page(job: Job, now: datetime, total_steps: int | None = None) -> Page:
+def status_page(
+    job: Job, now: datetime, total_steps: int | None = None, room: int | None = None
+) -> Page:
     """Return the status of a job.
 
     Args:
@@ -53,6 +55,7 @@ def status_page(job: Job, now: datetime, total_steps: int | None = None) -> Page
         now: the present, by the clock of whoever asks.
         total_steps: the number of the last step, where the user says it; else the job's
             annotation does, or nobody.
+        room: how many columns there are; None for whatever is needed.
     """
     total = total_steps if total_steps is not None else job.total_steps
     return (
@@ -64,7 +67,7 @@ def status_page(job: Job, now: datetime, total_steps: int | None = None) -> Page
         _field("Checkpoint", _checkpoint(job, now)),
         _field("Restarts", _restarts(job)),
         *_freshness(job, now),
-        *ledger_lines(job),
+        *ledger_lines(job, room),
     )
 
 
@@ -105,10 +108,7 @@ def _progress(job: Job, total: int | None, now: datetime) -> Page:
     pace = job.step_milliseconds
     rate = "" if pace is None or pace <= 0 else f", {_pace(pace)}"
     if not total or total <= 0:
-        unknown = (
-            "not known, because the number of steps is not: say --steps N, or annotate the job: "
-            f"{ANNOTATION_TOTAL_STEPS}=N"
-        )
+        unknown = f"not known: say --steps N, or annotate {ANNOTATION_TOTAL_STEPS}=N"
         return _field("Step", f"{job.step:,}{rate}{age}"), _field("ETA", unknown)
     part = min(max(job.step, 0), total) / total
     return (
@@ -142,7 +142,7 @@ def eta(job: Job, total: int, now: datetime) -> str:
     if at is None:
         return "not in this age of the world"
     left = duration(max(0.0, (at - now).total_seconds()))
-    return f"{clock(at)}, in {left} at this pace, should nothing break"
+    return f"{clock(at)}, in {left} at this pace if nothing breaks"
 
 
 def eta_at(job: Job, total: int, now: datetime) -> datetime | None:
@@ -225,7 +225,7 @@ def status_json(job: Job, now: datetime, total_steps: int | None = None) -> str:
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
-def ledger_lines(job: Job) -> Page:
+def ledger_lines(job: Job, room: int | None = None) -> Page:
     """Return the ledger: one bar for all of it, and each cause with its part."""
     ledger = job.ledger
     if not ledger.settled:
@@ -245,10 +245,10 @@ def ledger_lines(job: Job) -> Page:
         *heading("Where the time went"),
         line(
             Span(share(ledger.productive, ledger.settled), style),
-            f" of {amount(ledger.settled)} was productive ({ledger.accelerators} {unit} × time "
-            "since the job was created)",
+            f" of {amount(ledger.settled)} was productive ({ledger.accelerators:,} {unit} × time "
+            "since its creation)",
         ),
-        *table(_LEDGER_COLUMNS, rows)[1:],
+        *fitting_table(_LEDGER_COLUMNS, rows, room)[1:],
         line(f"{amount(ledger.unsettled)} more is settled by the next checkpoint."),
     )
 
