@@ -1,4 +1,8 @@
-"""`make bundle`: write into `dist/` what a release hands out."""
+"""`make bundle`: write into `dist/` what a release hands out.
+
+krew's manifest names the address and the checksum of a published archive, so it is written only
+for who says the address.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,12 @@ from e2e.cluster.binaries import KUBERNETES_VERSION, ensure
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.paths import REPOSITORY
 from e2e.cluster.run import run
+from e2e.support import plugin
 from e2e.support.installation import CHART, NAMESPACE, RELEASE
 
 
-def main() -> int:
-    """Write the packaged chart, and all its objects as one file; return the exit status."""
+def main(plugin_url: str = "") -> int:
+    """Write the chart as a package and as one file, and the plugin; return the exit status."""
     dist = REPOSITORY / "dist"
     dist.mkdir(exist_ok=True)
     try:
@@ -25,10 +30,16 @@ def main() -> int:
         print(f"error: {failed}", file=sys.stderr)
         return 1
     (dist / f"{RELEASE}.yaml").write_text(rendered)
+    version = plugin.version(REPOSITORY)
+    archive = dist / f"{plugin.NAME}-{version}.tar.gz"
+    plugin.write_archive(REPOSITORY, archive)
+    if plugin_url:
+        manifest = plugin.krew_manifest(version, archive, plugin_url)
+        (dist / "goodput.krew.yaml").write_text(manifest)
     for path in sorted(dist.iterdir()):
         print(path.relative_to(REPOSITORY))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))
