@@ -87,7 +87,12 @@ def figures_of_job(job: Job) -> Figures:
 
 
 def useful_steps(job: Job) -> int | None:
-    """Return how many steps the productive time was for: those beyond where the job began."""
+    """Return how many steps the productive time was for: those beyond where the job began.
+
+    Of a tracker file alone nobody knows where that was.
+    """
+    if not job.verified:
+        return None
     done = job.step if job.holds("Succeeded") else job.durable_step
     if done is None or job.origin_step is None or done < job.origin_step:
         return None

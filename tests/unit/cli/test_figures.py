@@ -27,7 +27,7 @@ WORK = {"tokensPerStep": 1_000_000, "flopsPerToken": 10**10, "acceleratorPeakTer
 
 def known(**changes: Any) -> Any:
     """1,000 steps were kept in 32,000 productive accelerator-seconds, 1,000 s on 32 of them."""
-    checkpoint = {"lastDurableStep": 1100, "lineage": [link(2, 1000), link(1, 100)]}
+    checkpoint = kept(lastDurableStep=1100, lineage=[link(2, 1000), link(1, 100)])
     ledger = {
         "acceleratorMilliseconds": {
             "productive": 32_000_000,
@@ -38,6 +38,11 @@ def known(**changes: Any) -> Any:
     }
     spec = {"work": WORK, "template": TEMPLATE}
     return {"spec": spec, "checkpoint": checkpoint, "ledger": ledger} | changes
+
+
+def kept(**checkpoint: Any) -> dict[str, Any]:
+    """A checkpoint of the SDK."""
+    return {"verified": True, **checkpoint}
 
 
 def link(attempt: int, step: int) -> dict[str, int]:
@@ -119,16 +124,19 @@ def test_what_a_success_has_made_last_counts() -> None:
 @pytest.mark.parametrize(
     "checkpoint",
     [
-        pytest.param({"lastDurableStep": 9}, id="the beginning is not known"),
-        pytest.param({"lineage": [link(1, 0)]}, id="nothing durable is known"),
+        pytest.param(kept(lastDurableStep=9), id="the beginning is not known"),
+        pytest.param(kept(lineage=[link(1, 0)]), id="nothing durable is known"),
         pytest.param(
-            {
-                "lastDurableStep": 900,
-                "lineage": [link(n, n) for n in range(MOST_LINEAGE + 1, 1, -1)],
-            },
+            kept(
+                lastDurableStep=900,
+                lineage=[link(n, n) for n in range(MOST_LINEAGE + 1, 1, -1)],
+            ),
             id="the beginning is forgotten",
         ),
-        pytest.param({"lastDurableStep": 9, "lineage": [link(1, 10)]}, id="it fell back below it"),
+        pytest.param(kept(lastDurableStep=9, lineage=[link(1, 10)]), id="it fell back below it"),
+        pytest.param(
+            {"lastDurableStep": 9, "lineage": [link(1, 0)]}, id="only a tracker file tells"
+        ),
     ],
 )
 def test_without_useful_steps_the_program_goodput_is_unknown(checkpoint: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ def run(
         (["status"], "required: JOB"),
         (["status", "a", "--steps", "many"], "'many' is no number of steps"),
         (["status", "a", "--steps", "0"], "no number of steps"),
+        (["status", "a", "--watch", "-o", "json"], "not allowed with argument"),
         (["status", "pod/a"], "'pod/a' is no TrainingJob"),
         (["explain", "../../secrets"], "no TrainingJob"),
         (["explain", "gtj/.."], "cannot be a name in Kubernetes"),
