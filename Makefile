@@ -104,6 +104,10 @@ checkpoint-durability: $(READY) ## kill, corrupt, refuse: no committed checkpoin
 bundle: $(READY) ## dist/: the chart, all of it as one file, kubectl goodput (PLUGIN_URL=u: for krew, too)
 	@$(PY) -m e2e.support.bundle $(PLUGIN_URL)
 
+.PHONY: plugin
+plugin: $(READY) ## dist/: kubectl goodput alone, as an archive (PLUGIN_URL=where it is published: for krew, too)
+	@$(PY) -m e2e.support.plugin $(PLUGIN_URL)
+
 .PHONY: cluster-up
 cluster-up: $(READY) ## a Kubernetes of 3 nodes on this machine; says how to use it
 	@$(PY) -m e2e.cluster up

@@ -1,8 +1,4 @@
-"""`make bundle`: write into `dist/` what a release hands out.
-
-krew's manifest names the address and the checksum of a published archive, so it is written only
-for who says the address.
-"""
+"""`make bundle`: write into `dist/` what a release hands out."""
 
 from __future__ import annotations
 
@@ -30,12 +26,7 @@ def main(plugin_url: str = "") -> int:
         print(f"error: {failed}", file=sys.stderr)
         return 1
     (dist / f"{RELEASE}.yaml").write_text(rendered)
-    version = plugin.version(REPOSITORY)
-    archive = dist / f"{plugin.NAME}-{version}.tar.gz"
-    plugin.write_archive(REPOSITORY, archive)
-    if plugin_url:
-        manifest = plugin.krew_manifest(version, archive, plugin_url)
-        (dist / "goodput.krew.yaml").write_text(manifest)
+    plugin.hand_out(REPOSITORY, dist, plugin_url)
     for path in sorted(dist.iterdir()):
         print(path.relative_to(REPOSITORY))
     return 0

@@ -1,7 +1,9 @@
-"""`kubectl goodput` as an archive of its own, and the manifest by which krew installs it.
+"""`make plugin`: `kubectl goodput` as an archive of its own, and the manifest for krew.
 
 The command line needs few of the operator's modules and no package at all, so the archive is
-some sources and a script that any Python 3.11 or newer runs as they are.
+some sources and a script that any Python 3.11 or newer runs as they are. krew's manifest names
+the address and the checksum of a published archive, so it is written only for who says the
+address.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import sys
 import tarfile
 import tomllib
 from pathlib import Path
 
 import yaml
+
+from e2e.cluster.paths import REPOSITORY
 
 NAME = "kubectl-goodput"
 SOURCES = (
@@ -50,6 +55,18 @@ def version(repository: Path) -> str:
     """Return the version that the package has."""
     found: str = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["version"]
     return found
+
+
+def hand_out(repository: Path, dist: Path, url: str = "") -> tuple[Path, ...]:
+    """Write the archive, and the manifest where it is known where that is published."""
+    dist.mkdir(exist_ok=True)
+    archive = dist / f"{NAME}-{version(repository)}.tar.gz"
+    write_archive(repository, archive)
+    if not url:
+        return (archive,)
+    manifest = dist / "goodput.krew.yaml"
+    manifest.write_text(krew_manifest(version(repository), archive, url))
+    return archive, manifest
 
 
 def write_archive(repository: Path, target: Path) -> None:
@@ -95,3 +112,8 @@ def krew_manifest(version: str, archive: Path, url: str) -> str:
         },
     }
     return yaml.safe_dump(manifest, sort_keys=False)
+
+
+if __name__ == "__main__":
+    for written in hand_out(REPOSITORY, REPOSITORY / "dist", *sys.argv[1:2]):
+        print(written.relative_to(REPOSITORY))
