@@ -64,7 +64,7 @@ def hand_out(repository: Path, dist: Path, url: str = "") -> tuple[Path, ...]:
     write_archive(repository, archive)
     if not url:
         return (archive,)
-    manifest = dist / "goodput.krew.yaml"
+    manifest = dist / "goodput.yaml"
     manifest.write_text(krew_manifest(version(repository), archive, url))
     return archive, manifest
 
