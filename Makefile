@@ -101,8 +101,12 @@ checkpoint-durability: $(READY) ## kill, corrupt, refuse: no committed checkpoin
 	@PYTHONPATH=operator $(PY) -m tests.durability --seed $(or $(SEED),0)
 
 .PHONY: bundle
-bundle: $(READY) ## dist/: the chart as a package, and all of it as one file for kubectl apply
-	@$(PY) -m e2e.support.bundle
+bundle: $(READY) ## dist/: the chart, all of it as one file, kubectl goodput (PLUGIN_URL=u: for krew, too)
+	@$(PY) -m e2e.support.bundle $(PLUGIN_URL)
+
+.PHONY: plugin
+plugin: $(READY) ## dist/: kubectl goodput alone, as an archive (PLUGIN_URL=where it is published: for krew, too)
+	@$(PY) -m e2e.support.plugin $(PLUGIN_URL)
 
 .PHONY: cluster-up
 cluster-up: $(READY) ## a Kubernetes of 3 nodes on this machine; says how to use it

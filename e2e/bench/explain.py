@@ -1,6 +1,7 @@
 """How long a person waits for `kubectl goodput explain`, beside 1,000 jobs with pods and events.
 
-A real API server; nothing is warm but it: each try is a process of its own, as it is typed.
+A real API server; nothing is warm but it: each try is a process of its own, as it is typed, of
+the sources as pip installs them: compiled.
 
 - `explain_p50_ms`, `explain_max_ms`: of `TRIES` tries, from the start of the process to its end.
 - `top_ms`: `kubectl goodput top -A` over all of them, the best of three.
@@ -14,8 +15,10 @@ import copy
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from e2e.cluster import binaries
@@ -87,13 +90,15 @@ def _status() -> dict[str, Any]:
     }
 
 
-def timed(plane: ControlPlane, *arguments: str) -> float:
+def timed(plane: ControlPlane, compiled: Path, *arguments: str) -> float:
     """Return how many milliseconds a command took."""
     kubectl = binaries.ensure(["kubectl"])["kubectl"]
     environment = os.environ | {
         "PATH": str(kubectl.parent),
         "KUBECONFIG": str(plane.kubeconfig),
         "PYTHONPATH": str(REPOSITORY / "operator"),
+        "PYTHONPYCACHEPREFIX": str(compiled),
+        "PYTHONDONTWRITEBYTECODE": "",
     }
     began = time.perf_counter()
     done = subprocess.run(
@@ -118,13 +123,17 @@ def measure(plane: ControlPlane) -> dict[str, float]:
 
     asyncio.run(filled())
     say(f"{COUNT} jobs are there")
-    times = sorted(timed(plane, "explain", f"job-{COUNT // 2}") for _ in range(TRIES))
-    return {
-        "explain_p50_ms": percentile(times, 0.5),
-        "explain_max_ms": times[-1],
-        "top_ms": min(timed(plane, "top", "-A") for _ in range(3)),
-        "jobs": COUNT,
-    }
+    with tempfile.TemporaryDirectory(prefix="goodput-compiled-") as home:
+        compiled = Path(home)
+        explain = ("explain", f"job-{COUNT // 2}")
+        timed(plane, compiled, *explain)  # compiles
+        times = sorted(timed(plane, compiled, *explain) for _ in range(TRIES))
+        return {
+            "explain_p50_ms": percentile(times, 0.5),
+            "explain_max_ms": times[-1],
+            "top_ms": min(timed(plane, compiled, "top", "-A") for _ in range(3)),
+            "jobs": COUNT,
+        }
 
 
 def main() -> None:

@@ -8,11 +8,12 @@ from e2e.cluster.binaries import KUBERNETES_VERSION, ensure
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.paths import REPOSITORY
 from e2e.cluster.run import run
+from e2e.support import plugin
 from e2e.support.installation import CHART, NAMESPACE, RELEASE
 
 
-def main() -> int:
-    """Write the packaged chart, and all its objects as one file; return the exit status."""
+def main(plugin_url: str = "") -> int:
+    """Write the chart as a package and as one file, and the plugin; return the exit status."""
     dist = REPOSITORY / "dist"
     dist.mkdir(exist_ok=True)
     try:
@@ -25,10 +26,11 @@ def main() -> int:
         print(f"error: {failed}", file=sys.stderr)
         return 1
     (dist / f"{RELEASE}.yaml").write_text(rendered)
+    plugin.hand_out(REPOSITORY, dist, plugin_url)
     for path in sorted(dist.iterdir()):
         print(path.relative_to(REPOSITORY))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))

@@ -69,6 +69,11 @@ FULL_SPEC: dict[str, Any] = {
         "globalBatchSize": 40_000,
         "microBatchSize": 4,
     },
+    "work": {
+        "tokensPerStep": 2**53 - 1,
+        "flopsPerToken": 2**53 - 1,
+        "acceleratorPeakTeraflops": 989,
+    },
     "checkpoint": {"directory": "/checkpoints/run-1", "keep": 5},
     "recovery": {
         "maxRestarts": 0,
@@ -229,6 +234,19 @@ TRAINER = "spec.template.spec.containers.0"
             ("spec.recovery", {"backoffSeconds": 301}),
             "raise maxBackoffSeconds or lower backoffSeconds",
             id="a back-off above its cap",
+        ),
+        pytest.param(
+            ("spec.work", {"tokensPerStep": 1, "flopsPerToken": 6}),
+            "add the other one or leave out both",
+            id="operations without a peak to compare them with",
+        ),
+        pytest.param(
+            ("spec.work", {"tokensPerStep": 1, "acceleratorPeakTeraflops": 989}),
+            "spec.work.flopsPerToken",
+            id="a peak without operations to compare with it",
+        ),
+        pytest.param(
+            ("spec.work", {"tokensPerStep": 0}), "spec.work.tokensPerStep", id="an empty step"
         ),
         pytest.param(
             ("spec.managedBy", "someone"), "spec.managedBy must be a domain", id="no domain"

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,85 +19,18 @@ from goodput_operator.cli import access
 from goodput_operator.errors import ForbiddenError, NotFoundError
 from goodput_operator.reconcile import event
 from tests.contract.test_admission import JOBS, MINIMAL
+from tests.unit.cli.conftest import at, condition, status
 
 SOURCES = Path(cli.__file__).parents[2]
-NOW = datetime.now(UTC)
-
-
-def at(seconds: float) -> str:
-    moment = NOW + timedelta(seconds=seconds)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, Any]:
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "observedGeneration": 1,
-        "lastTransitionTime": at(-100),
-    }
-
-
-STATUS: dict[str, Any] = {
-    "phase": "Running",
-    "reason": "AllProcessesStarted",
-    "selector": "goodput.training/job=gpt",
-    "conditions": [
-        condition("Running", "True", "AllProcessesStarted"),
-        condition("Progressing", "True", "StepsFinished"),
-    ],
-    "workers": {"wanted": 4, "bound": 4, "connected": 4, "training": 4, "text": "4/4"},
-    "attempt": {
-        "number": 2,
-        "state": "Running",
-        "openedAt": at(-300),
-        "publishedAt": at(-299),
-        "runningAt": at(-298),
-        "firstStepAt": at(-290),
-    },
-    "progress": {"step": 500, "stepMilliseconds": 500, "observedAt": at(-1)},
-    "checkpoint": {"lastDurableStep": 480, "time": at(-11), "verified": True},
-    "recovery": {"total": 1},
-    "ledger": {
-        "acceleratorMilliseconds": {"productive": 900_000, "lost_work": 60_000, "recovery": 40_000},
-        "unsettledMilliseconds": 40_000,
-        "accelerators": 4,
-        "accountedUntil": at(3600),  # however slow the machine, the operator is not away
-    },
-    "incidents": [
-        {
-            "attempt": 1,
-            "reason": "ProcessFailed",
-            "planned": False,
-            "charged": True,
-            "slot": 1,
-            "rank": 3,
-            "pod": "gpt-1-0",
-            "node": "node3",
-            "message": "rank 3 ended with exit code 1",
-            "decision": "RestartProcesses",
-            "why": "all workers have kept their pods",
-            "faultAt": at(-301),
-            "decidedAt": at(-300),
-            "publishedAt": at(-299),
-            "runningAt": at(-298),
-            "firstStepAt": at(-290),
-            "caughtUpAt": at(-288),
-            "stepsLost": 5,
-            "acceleratorMilliseconds": {"lost_work": 60_000, "recovery": 40_000},
-        }
-    ],
-    "startedAt": at(-900),
-}
+STATUS = status()
+STATUS["ledger"]["accountedUntil"] = "2199-01-01T00:00:00.000Z"  # the operator is never away
 WAITS: dict[str, Any] = {
     "phase": "Queued",
     "reason": "DoesNotFit",
     "selector": "goodput.training/job=big",
     "conditions": [condition("Admitted", "False", "DoesNotFit", "no node has 8 free GPUs")],
     "workers": {"wanted": 4},
-    "ledger": {"acceleratorMilliseconds": {"queued": 4_000_000}, "accelerators": 32},
+    "ledger": {"acceleratorMilliseconds": {"queued": 40_000_000}, "accelerators": 32},
     "queuedSince": at(-1000),
 }
 
@@ -162,7 +95,7 @@ def uid(cluster: Cluster, goodput: Cli, namespace: str) -> str:
 def test_top_shows_who_has_lost_most(goodput: Cli, uid: str) -> None:
     rows = [one.split() for one in goodput.said("top").splitlines()]
     assert [row[0] for row in rows[:3]] == ["JOB", "big", "gpt"]
-    assert rows[1][3:6] == ["0.0%", "66.7", "min"]
+    assert rows[1][3:6] == ["0.0%", "11.1", "h"]
     assert rows[2][3] == "90.0%"
     everywhere = goodput("top", "-A")
     assert everywhere.returncode == 0
@@ -171,11 +104,18 @@ def test_top_shows_who_has_lost_most(goodput: Cli, uid: str) -> None:
 
 
 def test_status_shows_how_far_a_job_is(goodput: Cli, uid: str) -> None:
-    text = goodput.said("status", "gpt", "--steps", "1000")
+    text = goodput.said("status", "gpt", "--steps", "2000")
     assert text.startswith(f"{goodput.namespace}/gpt trains (AllProcessesStarted)\n")
-    assert "Step        500 of 1,000, 500 ms each (2.0/s)" in text
-    assert "should nothing break" in text
-    assert "Checkpoint  step 480" in text
+    assert "Step        1,410 of 2,000, 500 ms each (2.0/s)" in text
+    assert "if nothing breaks" in text
+    assert "Checkpoint  step 1,400" in text
+
+
+def test_status_is_there_for_programs_too(goodput: Cli, uid: str) -> None:
+    told = json.loads(goodput.said("status", "gpt", "-o", "json"))
+    assert (told["step"], told["eta"]) == (1410, None)
+    assert told["figures"]["goodput"] == 0.9
+    assert told["figures"]["modelFlopsUtilization"] is None
 
 
 def test_watching_a_job_that_has_finished_ends(cluster: Cluster, goodput: Cli) -> None:
@@ -194,8 +134,8 @@ def test_explain_tells_why_what_it_cost_and_what_was_told(
     text = goodput.said("explain", "gpt")
     assert "gpt is productive now.\n" in text
     assert "ProcessFailed ended attempt 1" in text
-    assert "Decision: RestartProcesses: all workers have kept their pods." in text
-    assert "Its price: 100.0 s of accelerator time and 5 steps" in text
+    assert "Decision: RestartProcesses: all 4 workers have kept their pods." in text
+    assert "Its price: 28.0 s of accelerator time and 5 steps" in text
     assert "rank 3 of worker 1 ended" in text.partition("The newest events")[2]
 
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,6 +19,8 @@ from e2e.cluster.preflight import unavailable_reason
 from e2e.support import prometheus
 from e2e.support.prometheus import Prometheus
 from e2e.support.watching import GPU, TIMES, failed_rules, unrecorded, write_rules
+from goodput_operator.cli import prometheus as cli
+from goodput_operator.cli.report import gather, slices_of
 from monitoring.asking import Shown, ask
 from monitoring.dashboards import dashboards
 from monitoring.panels import Dashboard, Panel
@@ -171,3 +174,15 @@ def test_the_recorded_sums_are_the_counters_own(seen: tuple[Prometheus, Shown]) 
     before = server.query(f"sum(goodput_accelerator_seconds_total offset {EARLIER_SECONDS}s)", now)
     total, recorded = float(counted[0]["value"][1]), float(summed[0]["value"][1])
     assert float(before[0]["value"][1]) <= recorded <= total + 0.001
+
+
+def test_a_report_is_made_of_it(seen: tuple[Prometheus, Shown]) -> None:
+    server, shown = seen
+    asked = cli.Prometheus(server.url)
+    parts = slices_of(timedelta(minutes=5), datetime.fromtimestamp(shown.end, UTC))
+    report = gather(asked.ask, parts)
+    assert {job for _, job in report.jobs} == {"clean", "broken", "waits"}
+    assert report.restarts["default", "broken"] == KILLS
+    known = dict(report.paces)
+    assert set(known) <= {("default", "clean"), ("default", "broken")}
+    assert all(pace.ideal <= pace.seconds for pace in known.values())

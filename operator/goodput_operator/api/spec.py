@@ -19,6 +19,8 @@ MAX_PROCESSES_PER_WORKER = 1024
 MAX_SPARES = 1000
 SNOOZE_SECONDS = 600
 AUTO: Literal["auto"] = "auto"
+MAX_EXACT = 2**53 - 1
+"""The largest number that is exact everywhere in JSON."""
 MAX_JOB_NAME_LENGTH = 63 - len(names.pod_name("", MAX_WORKERS - 1, names.MAX_INCARNATION))
 """A pod's name is also its host name: one DNS label, for every slot and incarnation."""
 
@@ -195,6 +197,33 @@ class ParallelismSpec(ApiModel):
     many passes make a step."""
 
 
+_work_rules = rules(
+    rule(
+        "has(self.flopsPerToken) == has(self.acceleratorPeakTeraflops)",
+        "spec.work.flopsPerToken and acceleratorPeakTeraflops are of use only together; "
+        "add the other one or leave out both",
+        field=".flopsPerToken",
+    ),
+)
+
+
+class WorkSpec(ApiModel):
+    """How much work a step is: what throughput and utilization are reckoned from."""
+
+    model_config = ConfigDict(json_schema_extra=_work_rules)
+
+    tokens_per_step: Annotated[int, Field(ge=1, le=MAX_EXACT)]
+    """Tokens in each optimizer step over all ranks, the same at every size of the gang. Samples,
+    frames or whatever, for a model that knows no tokens."""
+    flops_per_token: Annotated[int, Field(ge=1, le=MAX_EXACT)] | None = None
+    """Floating-point operations that the model needs for one token, forward and backward; of a
+    transformer about 6 × its parameters, and what attention adds. Recomputation is none of it."""
+    accelerator_peak_teraflops: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """What one accelerator can do at its peak in the precision of the training, in 10¹²
+    floating-point operations a second, as its data sheet says for dense matrices: 989 for
+    bfloat16 on an H100 SXM."""
+
+
 def _holds(workers: str) -> str:
     """Return the CEL condition that so many workers can hold what parallelism asks for.
 
@@ -354,6 +383,9 @@ class TrainingJobSpec(ApiModel):
     parallelism: ParallelismSpec | None = None
     """How the training splits its model and batch, from which follow the sizes that it can run
     at. Absent: any size. Changes only while the job is suspended."""
+    work: WorkSpec | None = None
+    """How much work a step is. Nothing is decided by it: it is for the figures of throughput and
+    utilization, which are unknown without it."""
     checkpoint: CheckpointSpec | None = None
     """Where the job keeps its checkpoints. Absent: the training's own business; a restart then
     begins wherever the training itself begins. Changes only while the job is suspended."""

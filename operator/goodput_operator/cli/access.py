@@ -9,15 +9,11 @@ import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -137,6 +133,11 @@ class PodAccount:
 
     def get(self, path: str) -> Json:
         """Return what the API server has at this path."""
+        import ssl  # these cost as much as all the rest, and only a pod needs them
+        import urllib.error
+        import urllib.request
+        from http.client import HTTPException
+
         try:
             token = (self.directory / "token").read_text().strip()
             trust = ssl.create_default_context(cafile=str(self.directory / "ca.crt"))
@@ -203,6 +204,35 @@ def find_door(
     return PodAccount(f"https://{address}:{environment.get('KUBERNETES_SERVICE_PORT', '443')}")
 
 
+_Found = tuple[list[Json], str]
+"""What was read, and a note on why it was not."""
+
+
+class _Meanwhile:
+    """Something that is read while other things are; concurrent.futures takes longer to import."""
+
+    def __init__(self, read: Callable[[], _Found]) -> None:
+        self._read = read
+        self._found: _Found | None = None
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._found = self._read()
+        except Exception as error:  # noqa: BLE001 - whoever asks for the result gets it
+            self._error = error
+
+    def result(self) -> _Found:
+        """Wait for what was read, and return it; or raise what was raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._found is not None
+        return self._found
+
+
 class Cluster:
     """What this command line wants to know of a cluster."""
 
@@ -243,22 +273,21 @@ class Cluster:
         Raises:
             GoodputError: the job itself may not be read, or is not there.
         """
-        with ThreadPoolExecutor(3) as pool:
-            pods, events = pool.submit(self._pods, name), pool.submit(self._events, name)
-            job = self.job(name)
-            notes = [note for _, note in (pods.result(), events.result()) if note]
-            return job, pods.result()[0], events.result()[0], notes
+        pods, events = _Meanwhile(lambda: self._pods(name)), _Meanwhile(lambda: self._events(name))
+        job = self.job(name)
+        found = (pods.result(), events.result())
+        return job, found[0][0], found[1][0], [note for _, note in found if note]
 
-    def _pods(self, name: str) -> tuple[list[Json], str]:
+    def _pods(self, name: str) -> _Found:
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         return self._if_allowed("pods", path, {"labelSelector": names.selector(name)})
 
-    def _events(self, name: str) -> tuple[list[Json], str]:
+    def _events(self, name: str) -> _Found:
         path = f"/api/v1/namespaces/{self.namespace}/events"  # who may view may read these
         about = f"involvedObject.kind={names.KIND},involvedObject.name={name}"
         return self._if_allowed("events", path, {"fieldSelector": about})
 
-    def _if_allowed(self, what: str, path: str, query: Mapping[str, str]) -> tuple[list[Json], str]:
+    def _if_allowed(self, what: str, path: str, query: Mapping[str, str]) -> _Found:
         try:
             return self._items(path, query), ""
         except ForbiddenError as error:

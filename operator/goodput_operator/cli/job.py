@@ -14,6 +14,8 @@ from goodput_operator.cli.words import CAUSES, PRODUCTIVE
 
 Json = Mapping[str, Any]
 
+MOST_LINEAGE = 64
+"""So many links of the lineage a status has room for; with fewer, it has them all."""
 ANNOTATION_TOTAL_STEPS = f"{names.GROUP}/total-steps"
 """On a TrainingJob: the number of the last step that it will train, for its ETA."""
 
@@ -115,6 +117,23 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a step is, as far as the spec says it.
+
+    Attributes:
+        tokens: in a step.
+        samples: in a step.
+        flops_per_token: floating-point operations of the model.
+        peak_teraflops: of one accelerator.
+    """
+
+    tokens: int | None
+    samples: int | None
+    flops_per_token: int | None
+    peak_teraflops: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A TrainingJob."""
 
@@ -131,6 +150,9 @@ class Job:
     max_restarts: int
     directory: str
     total_steps: int | None
+    work: Work
+    pod_spec: Json
+    """Of the template, as it is."""
     phase: str
     reason: str
     conditions: Mapping[str, Condition]
@@ -146,6 +168,8 @@ class Job:
     durable_step: int | None
     durable_at: datetime | None
     verified: bool
+    origin_step: int | None
+    """The step that its first attempt went on from; 0 for a start from nothing."""
     restarts: int
     not_before: datetime | None
     excluded: tuple[str, ...]
@@ -206,6 +230,8 @@ def read_job(raw: Json) -> Job:
         max_restarts=_count(_part(spec, "recovery"), "maxRestarts"),
         directory=_text(_part(spec, "checkpoint"), "directory"),
         total_steps=_total_steps(_part(metadata, "annotations")),
+        pod_spec=_part(_part(spec, "template"), "spec"),
+        work=_work(_part(spec, "work"), _part(spec, "parallelism")),
         phase=_text(status, "phase"),
         reason=_text(status, "reason"),
         conditions={_text(one, "type"): _condition(one) for one in _parts(status, "conditions")},
@@ -221,6 +247,7 @@ def read_job(raw: Json) -> Job:
         durable_step=_number(checkpoint, "lastDurableStep"),
         durable_at=_time(checkpoint, "time"),
         verified=checkpoint.get("verified") is True,
+        origin_step=_origin_step(_parts(checkpoint, "lineage")),
         restarts=_count(recovery, "total"),
         not_before=_time(recovery, "notBefore"),
         excluded=tuple(_text(one, "node") for one in _parts(status, "exclusions")),
@@ -343,6 +370,19 @@ def _amounts(raw: Json) -> dict[str, int]:
     """Return the known buckets in their order, then those of a newer operator."""
     ordered = [*CAUSES, *sorted(name for name in raw if name not in CAUSES)]
     return {name: cost for name in ordered if (cost := _count(raw, name))}
+
+
+def _work(work: Json, parallelism: Json) -> Work:
+    return Work(
+        tokens=_count(work, "tokensPerStep") or None,
+        samples=_count(parallelism, "globalBatchSize") or None,
+        flops_per_token=_count(work, "flopsPerToken") or None,
+        peak_teraflops=_count(work, "acceleratorPeakTeraflops") or None,
+    )
+
+
+def _origin_step(lineage: Sequence[Json]) -> int | None:
+    return _number(lineage[-1], "step") if 0 < len(lineage) < MOST_LINEAGE else None
 
 
 def _total_steps(annotations: Json) -> int | None:

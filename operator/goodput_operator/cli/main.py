@@ -13,7 +13,7 @@ from typing import NoReturn
 from goodput_operator.cli.access import Cluster, environment_door
 from goodput_operator.cli.job import Job, read_event, read_job, read_pod
 from goodput_operator.cli.page import Page, Span, line
-from goodput_operator.cli.terminal import show, watch
+from goodput_operator.cli.terminal import room_of, show
 from goodput_operator.errors import GoodputError, UnavailableError
 
 WATCH_SECONDS = 2.0
@@ -49,10 +49,26 @@ def _top(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
+    from goodput_operator.cli.figures import figure_lines
+    from goodput_operator.cli.status import status_json, status_page
+
+    if options.watch:
+        _watch(options)
+        return
+    job = _job(options)
+    if options.output == "json":
+        _write(status_json(job, _now(), options.steps))
+    else:
+        room = room_of(sys.stdout)
+        page = status_page(job, _now(), options.steps, room)
+        _show((*page, *figure_lines(job, room)))
+
+
+def _watch(options: argparse.Namespace) -> None:
     from goodput_operator.cli.status import status_page
+    from goodput_operator.cli.terminal import watch
 
     cluster = _cluster(options)
-
     seen: Page = ()
 
     def look() -> tuple[Page, bool]:
@@ -62,14 +78,12 @@ def _status(options: argparse.Namespace) -> None:
         except UnavailableError as error:
             if not seen:
                 raise
-            return (*seen, line(Span(f"Now it cannot be read: {error}", "warn"))), True
-        seen = status_page(job, _now(), options.steps)
+            problem = line(Span(f"Now it cannot be read: {error}", "warn"))
+            return (seen[0], problem, *seen[1:]), True  # at the top, as a screen may be small
+        seen = status_page(job, _now(), options.steps, room_of(sys.stdout))
         return seen, job.finished_at is None
 
-    if options.watch:
-        watch(look, WATCH_SECONDS, sys.stdout, os.environ)
-    else:
-        _show(look()[0])
+    watch(look, WATCH_SECONDS, sys.stdout, os.environ)
 
 
 def _explain(options: argparse.Namespace) -> None:
@@ -169,7 +183,9 @@ def _parser() -> argparse.ArgumentParser:
 
     status = command("status", _status, "how far a job is, how fast, and where its time went")
     _of_job(status)
-    status.add_argument("-w", "--watch", action="store_true", help="live, until it has finished")
+    shown = status.add_mutually_exclusive_group()
+    shown.add_argument("-w", "--watch", action="store_true", help="live, until it has finished")
+    shown.add_argument("-o", "--output", choices=("text", "json"), default="text")
     status.add_argument(
         "--steps", type=_steps, metavar="N", help="number of the last step, for the ETA"
     )

@@ -14,6 +14,9 @@ from goodput_operator.cli.words import CAUSES
 
 PLOT_WIDTH: Final = 920
 ROW_HEIGHT: Final = 22
+CHARACTER_WIDTH: Final = 7
+"""What a character of a picture's text is wide at most, on average."""
+MOST_NOTE: Final = 320
 
 COLORS: Final[Mapping[str, str]] = dict(
     zip(
@@ -52,8 +55,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 p.lead { font-size: 1.2rem } .soft { color: var(--soft) }
-svg { width: 100%; height: auto; display: block } svg text { font: 12px system-ui, sans-serif;
-  fill: var(--ink) } svg line { stroke: var(--rule) }
+svg { width: 100%; height: auto; display: block; margin: .6rem 0 }
+svg text { font: 12px system-ui, sans-serif; fill: var(--ink) } svg line { stroke: var(--rule) }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top }
@@ -143,19 +146,25 @@ class Block:
 
 def rows_picture(title: str, rows: Sequence[tuple[str, Sequence[Block], str]]) -> str:
     """Return rows of blocks below each other, with a label to the left and one to the right."""
-    left, right = 150, 200
+    left, widest = 150, max((len(note) for _, _, note in rows), default=0)
+    right = min(16 + CHARACTER_WIDTH * widest, MOST_NOTE)
     room = PLOT_WIDTH - left - right
     height = len(rows) * ROW_HEIGHT + 4
     parts = [_open(title, height)]
     for place, (label, blocks, note) in enumerate(rows):
         top = place * ROW_HEIGHT + 2
         base = top + 15
-        parts.append(f'<text x="{left - 8}" y="{base}" text-anchor="end">{escape(label)}</text>')
+        parts.append(
+            f'<text x="{left - 8}" y="{base}" text-anchor="end">'
+            f"{escape(_cut(label, left - 8))}</text>"
+        )
         parts += [
             _rect(left + room * one.begin, top, max(room * one.size, 1.5), ROW_HEIGHT - 5, one)
             for one in blocks
         ]
-        parts.append(f'<text x="{left + room + 8}" y="{base}">{escape(note)}</text>')
+        parts.append(
+            f'<text x="{left + room + 8}" y="{base}">{escape(_cut(note, right - 8))}</text>'
+        )
     return "\n".join([*parts, "</svg>"])
 
 
@@ -169,15 +178,16 @@ def columns_picture(
         columns: a label for each, and its stack; values are not negative.
         unit: of the values, for the axis.
     """
-    height, ground, top, left = 260, 228, 18, 64
+    height, ground, top = 260, 228, 18
     highest = max([sum(value for _, value, _ in stack) for _, stack in columns] or [0.0])
     whole = highest or 1.0
+    marks = [(share, _amount(whole * share, unit) if highest else "") for share in (0.0, 0.5, 1.0)]
+    left = 16 + CHARACTER_WIDTH * max(len(label) for _, label in marks)
     room = (PLOT_WIDTH - left) / max(1, len(columns))
     parts = [_open(title, height)]
-    for share in (0.0, 0.5, 1.0):
+    for share, label in marks:
         y = ground - (ground - top) * share
         parts.append(f'<line x1="{left}" x2="{PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        label = f"{whole * share:,.3g} {unit}" if highest else ""
         parts.append(
             f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>'
         )
@@ -194,6 +204,15 @@ def columns_picture(
                 f"{escape(label)}</text>"
             )
     return "\n".join([*parts, "</svg>"])
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def _cut(label: str, room: int) -> str:
+    most = room // CHARACTER_WIDTH
+    return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 def _open(title: str, height: int) -> str:

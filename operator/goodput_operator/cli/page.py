@@ -92,6 +92,22 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Span]]) -> Pa
     return tuple(_row(columns, row, widths) for row in cleaned)
 
 
+def fitting_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str | Span]], room: int | None
+) -> Page:
+    """Return a table, without its last column where the lines would not fit.
+
+    Args:
+        columns: as of `table`.
+        rows: likewise.
+        room: how many columns a terminal has; None for whatever is needed.
+    """
+    whole = table(columns, rows)
+    if room is None or max(width(one.text) for one in whole) <= room:
+        return whole
+    return table(columns[:-1], [row[:-1] for row in rows])
+
+
 def _row(columns: Sequence[Column], row: Sequence[Span], widths: Sequence[int]) -> Line:
     spans = []
     for place, (column, cell) in enumerate(zip(columns, row, strict=True)):

@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from itertools import pairwise
 
 from goodput_operator.cli import markup
+from goodput_operator.cli.figures import COLUMNS, badput_rows, figures_of, percent, rows
 from goodput_operator.cli.page import Column, Page, Span, bar, heading, line, table
 from goodput_operator.cli.words import (
     CAUSES,
@@ -25,6 +27,7 @@ from goodput_operator.cli.words import (
 
 COUNTER = "goodput_accelerator_seconds_total"
 RESTARTS = "goodput_job_restarts_total"
+STEPS = "goodput_job_durable_step"
 LABELS = ("namespace", "job", "bucket")
 JOB_LABELS = ("namespace", "job")
 MOST_SLICES = 31
@@ -57,6 +60,26 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a job's steps took, as far as checkpoints show it.
+
+    Attributes:
+        steps: that were kept.
+        seconds: of productive accelerator time, for them.
+        best: of accelerator time for one step, in the job's best hour.
+    """
+
+    steps: float
+    seconds: float
+    best: float
+
+    @property
+    def ideal(self) -> float:
+        """Accelerator-seconds that the steps would have taken at their best."""
+        return self.steps * self.best
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Where the accelerators' time went, in milliseconds.
 
@@ -64,11 +87,13 @@ class Report:
         slices: the time, in parts, each with what it has cost by bucket.
         jobs: what each job (namespace, name) has cost by bucket.
         restarts: how often each job was started again.
+        paces: how long the steps of those jobs took whose checkpoints tell of steps.
     """
 
     slices: tuple[tuple[Slice, Mapping[str, int]], ...]
     jobs: Mapping[Key, Mapping[str, int]]
     restarts: Mapping[Key, int]
+    paces: Mapping[Key, Pace]
 
     @property
     def begin(self) -> datetime:
@@ -132,6 +157,47 @@ def reset_query(metric: str, labels: Sequence[str], seconds: int) -> str:
     )
 
 
+def best_query(seconds: int) -> str:
+    """Return the query for the accelerator time of a step in the best hour of so much time.
+
+    Productive time and durable steps grow together, at each checkpoint; so one by the other is
+    the same whatever part of the hour was scraped.
+    """
+    by, hour = ", ".join(JOB_LABELS), "1h"
+    spent = f'max by ({by}) (delta({COUNTER}{{bucket="{PRODUCTIVE}"}}[{hour}])) > 0'
+    done = f"max by ({by}) (delta({STEPS}[{hour}])) > 0"
+    return f"min_over_time((({spent}) / ({done}))[{seconds}s:{min(seconds, 3600)}s])"
+
+
+class _Paces:
+    """Steps and the productive time that they took, from one slice's end to the next."""
+
+    def __init__(self) -> None:
+        self._steps: dict[Key, float] = {}
+        self._added: dict[Key, tuple[float, float]] = {}
+        self._best: dict[Key, float] = {}
+
+    def add(self, steps: Values, spent: Mapping[Key, float], best: Values) -> None:
+        """Add a slice: the newest steps at its end, what was productive in it, and its best."""
+        for key, step in steps.items():
+            before = self._steps.get(key)
+            if before is not None and step > before:
+                number, seconds = self._added.get(key, (0.0, 0.0))
+                productive = spent.get((*key, PRODUCTIVE), 0.0)
+                self._added[key] = (number + step - before, seconds + productive)
+        self._steps.update(steps)
+        for key, seconds in best.items():
+            self._best[key] = min(seconds, self._best.get(key, seconds))
+
+    def found(self) -> dict[Key, Pace]:
+        """Return the pace of each job that has one. No best is worse than the average."""
+        return {
+            key: Pace(steps, seconds, min(self._best[key], seconds / steps))
+            for key, (steps, seconds) in self._added.items()
+            if seconds > 0 and key in self._best
+        }
+
+
 def gather(ask: Ask, slices: Sequence[Slice]) -> Report:
     """Ask what a report is made of."""
     before = max(LOOK_BACK, timedelta(seconds=slices[0].seconds))
@@ -139,6 +205,10 @@ def gather(ask: Ask, slices: Sequence[Slice]) -> Report:
     known = dict(ask(last_query(COUNTER, LABELS, round(before.total_seconds())), begin, LABELS))
     jobs: dict[Key, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     parts = []
+    paces = _Paces()
+    paces.add(
+        ask(last_query(STEPS, JOB_LABELS, round(before.total_seconds())), begin, JOB_LABELS), {}, {}
+    )
     for one in slices:
         newest = ask(last_query(COUNTER, LABELS, one.seconds), one.end, LABELS)
         resets = ask(reset_query(COUNTER, LABELS, one.seconds), one.end, LABELS)
@@ -148,11 +218,14 @@ def gather(ask: Ask, slices: Sequence[Slice]) -> Report:
         for (namespace, job, bucket), seconds in spent.items():
             buckets[bucket] += seconds
             jobs[namespace, job][bucket] += seconds
+        steps = ask(last_query(STEPS, JOB_LABELS, one.seconds), one.end, JOB_LABELS)
+        paces.add(steps, spent, ask(best_query(one.seconds), one.end, JOB_LABELS))
         parts.append((one, _milliseconds(buckets)))
     return Report(
         slices=tuple(parts),
         jobs={key: _milliseconds(cost) for key, cost in jobs.items()},
         restarts=_restarts(ask, Slice(begin, slices[-1].end), before),
+        paces=paces.found(),
     )
 
 
@@ -245,6 +318,32 @@ def _worst_jobs(report: Report) -> list[tuple[Key, Mapping[str, int], int, int]]
     return sorted(found, key=lambda one: (-one[3], one[0]))
 
 
+def figure_rows(report: Report) -> list[tuple[str, str, str]]:
+    """Return the published figures of all jobs together: name, value, meaning.
+
+    Program goodput, and MPG with it, is of those jobs whose steps can be seen.
+    """
+    known = report.paces
+    ideal = sum(one.ideal for one in known.values())
+    seconds = sum(one.seconds for one in known.values())
+    program = Fraction(ideal) / Fraction(seconds) if seconds > 0 else None
+    whole = rows(figures_of(report.buckets, program), _yardstick(report))
+    if len(known) == len(report.jobs):
+        return whole
+    seen = figures_of(_sum(report.jobs[key] for key in known), program)
+    return [
+        *whole[:-1],
+        ("MPG", percent(seen.mpg), "of those jobs: scheduling × runtime × program"),
+    ]
+
+
+def _yardstick(report: Report) -> str:
+    words = "ideal time, at a job's own best hour ÷ productive"
+    if len(report.paces) == len(report.jobs):
+        return words
+    return f"{words}: of {len(report.paces)} of {len(report.jobs)} jobs"
+
+
 def report_page(report: Report, price: Price | None) -> Page:
     """Return the report for a terminal."""
     buckets = report.buckets
@@ -262,6 +361,8 @@ def report_page(report: Report, price: Price | None) -> Page:
         line(headline(report, price)),
         *heading("What was lost, to what"),
         *table(_CAUSE_COLUMNS, causes),
+        *heading("What others call it"),
+        *table(COLUMNS, figure_rows(report))[1:],
         *heading("The jobs that have lost most"),
         *table(
             [Column(title, place > 1) for place, title in enumerate(_JOB_TITLES)], _rows(report)
@@ -318,6 +419,10 @@ def report_html(report: Report, price: Price | None) -> str:
         _jobs_picture(report),
         markup.grid([title.capitalize() for title in _JOB_TITLES], _rows(report), (2, 3, 4, 5)),
         *_by_namespace(report, price),
+        markup.heading("What others call it"),
+        markup.grid(("Figure", "", "What it is"), figure_rows(report), (1,)),
+        markup.paragraph("The badput types of Google's ml-goodput-measurement:"),
+        markup.grid(("Badput", "Of all time"), badput_rows(buckets), (1,)),
         markup.paragraph(_FOOTNOTE, "soft"),
     ]
     return markup.document("Where the accelerators' time went", body)
@@ -403,7 +508,7 @@ def _jobs_picture(report: Report) -> str:
     most = max([whole for _, _, whole, _ in worst] or [1]) or 1
     rows = [
         (
-            key[1] if len(key[1]) <= 24 else f"{key[1][:23]}…",
+            key[1],
             _blocks(buckets, most),
             f"{share(whole - lost, whole)} of {hours(whole)}",
         )

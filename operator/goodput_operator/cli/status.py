@@ -1,5 +1,6 @@
 """`kubectl goodput status JOB`: how far a job is, how fast, and where its time went. Pure."""
 
+import json
 from datetime import datetime, timedelta
 
 from goodput_operator.cli.job import ANNOTATION_TOTAL_STEPS, Job
@@ -13,9 +14,9 @@ from goodput_operator.cli.page import (
     Span,
     Style,
     bar,
+    fitting_table,
     heading,
     line,
-    table,
 )
 from goodput_operator.cli.words import (
     PHASES,
@@ -27,6 +28,7 @@ from goodput_operator.cli.words import (
     count,
     duration,
     share,
+    stamp,
     style_of_goodput,
 )
 
@@ -43,7 +45,9 @@ _PHASE_STYLES: dict[str, Style] = {
 _LABEL = 12
 
 
-def status_page(job: Job, now: datetime, total_steps: int | None = None) -> Page:
+def status_page(
+    job: Job, now: datetime, total_steps: int | None = None, room: int | None = None
+) -> Page:
     """Return the status of a job.
 
     Args:
@@ -51,6 +55,7 @@ def status_page(job: Job, now: datetime, total_steps: int | None = None) -> Page
         now: the present, by the clock of whoever asks.
         total_steps: the number of the last step, where the user says it; else the job's
             annotation does, or nobody.
+        room: how many columns there are; None for whatever is needed.
     """
     total = total_steps if total_steps is not None else job.total_steps
     return (
@@ -62,7 +67,7 @@ def status_page(job: Job, now: datetime, total_steps: int | None = None) -> Page
         _field("Checkpoint", _checkpoint(job, now)),
         _field("Restarts", _restarts(job)),
         *_freshness(job, now),
-        *ledger_lines(job),
+        *ledger_lines(job, room),
     )
 
 
@@ -103,10 +108,7 @@ def _progress(job: Job, total: int | None, now: datetime) -> Page:
     pace = job.step_milliseconds
     rate = "" if pace is None or pace <= 0 else f", {_pace(pace)}"
     if not total or total <= 0:
-        unknown = (
-            "not known, because the number of steps is not: say --steps N, or annotate the job: "
-            f"{ANNOTATION_TOTAL_STEPS}=N"
-        )
+        unknown = f"not known: say --steps N, or annotate {ANNOTATION_TOTAL_STEPS}=N"
         return _field("Step", f"{job.step:,}{rate}{age}"), _field("ETA", unknown)
     part = min(max(job.step, 0), total) / total
     return (
@@ -134,15 +136,24 @@ def eta(job: Job, total: int, now: datetime) -> str:
         return "all steps are done"
     if job.phase != "Running" or not job.holds("Progressing"):
         return "not known while no step is finished"
-    pace = job.step_milliseconds
-    if job.step is None or pace is None or pace <= 0:
+    if job.step is None or (job.step_milliseconds or 0) <= 0:
         return "not known before a step was timed"
-    seconds = (total - job.step) * pace / 1000
-    try:
-        at = clock((job.step_at or now) + timedelta(seconds=seconds))
-    except OverflowError:
+    at = eta_at(job, total, now)
+    if at is None:
         return "not in this age of the world"
-    return f"{at}, in {duration(seconds)} at this pace, should nothing break"
+    left = duration(max(0.0, (at - now).total_seconds()))
+    return f"{clock(at)}, in {left} at this pace if nothing breaks"
+
+
+def eta_at(job: Job, total: int, now: datetime) -> datetime | None:
+    """Return when the last step will be finished at the present pace; None where none is known."""
+    pace = job.step_milliseconds or 0
+    if job.step is None or job.phase != "Running" or not job.holds("Progressing") or pace <= 0:
+        return None
+    try:
+        return (job.step_at or now) + timedelta(milliseconds=(total - job.step) * pace)
+    except OverflowError:
+        return None
 
 
 def _checkpoint(job: Job, now: datetime) -> str:
@@ -179,7 +190,42 @@ def stale(job: Job, now: datetime) -> str:
     )
 
 
-def ledger_lines(job: Job) -> Page:
+def status_json(job: Job, now: datetime, total_steps: int | None = None) -> str:
+    """Return the same, and the published figures, as JSON with stable names; null is unknown."""
+    from goodput_operator.cli.figures import as_json  # the page alone does without it
+
+    total = total_steps if total_steps is not None else job.total_steps
+    at = None if total is None else eta_at(job, total, now)
+    whole = {
+        "namespace": job.namespace,
+        "name": job.name,
+        "phase": job.phase,
+        "reason": job.reason,
+        "workers": {
+            "wanted": job.wanted,
+            "bound": job.bound,
+            "connected": job.connected,
+            "training": job.training,
+        },
+        "attempt": None if job.attempt is None else job.attempt.number,
+        "step": job.step,
+        "totalSteps": total,
+        "stepMilliseconds": job.step_milliseconds,
+        "eta": stamp(at),
+        "durableStep": job.durable_step,
+        "restarts": job.restarts,
+        "ledger": {
+            "acceleratorMilliseconds": dict(job.ledger.buckets),
+            "unsettledMilliseconds": job.ledger.unsettled,
+            "accelerators": job.ledger.accelerators,
+            "accountedUntil": stamp(job.ledger.accounted_until),
+        },
+        "figures": as_json(job),
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def ledger_lines(job: Job, room: int | None = None) -> Page:
     """Return the ledger: one bar for all of it, and each cause with its part."""
     ledger = job.ledger
     if not ledger.settled:
@@ -199,10 +245,10 @@ def ledger_lines(job: Job) -> Page:
         *heading("Where the time went"),
         line(
             Span(share(ledger.productive, ledger.settled), style),
-            f" of {amount(ledger.settled)} was productive ({ledger.accelerators} {unit} × time "
-            "since the job was created)",
+            f" of {amount(ledger.settled)} was productive ({ledger.accelerators:,} {unit} × time "
+            "since its creation)",
         ),
-        *table(_LEDGER_COLUMNS, rows)[1:],
+        *fitting_table(_LEDGER_COLUMNS, rows, room)[1:],
         line(f"{amount(ledger.unsettled)} more is settled by the next checkpoint."),
     )
 

@@ -5,6 +5,7 @@ rich is looked for only when there is a terminal to draw on. Without it, and for
 """
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
@@ -34,6 +35,16 @@ def is_rich(stream: TextIO, environment: Mapping[str, str]) -> bool:
     )
 
 
+def room_of(stream: TextIO) -> int | None:
+    """Return how many columns a terminal has; None for what is none, and takes any line."""
+    if not stream.isatty():
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return None
+
+
 def show(page: Page, stream: TextIO, environment: Mapping[str, str]) -> None:
     """Write a page."""
     if not is_rich(stream, environment):
@@ -52,6 +63,8 @@ def watch(
 ) -> None:
     """Show a page anew until it is the last, or for as long as somebody looks.
 
+    A terminal shows it on its other screen, cut to its size, and keeps the last page.
+
     Args:
         look: returns the newest page, and whether there will be another.
         every_seconds: how long to wait between two looks.
@@ -65,13 +78,17 @@ def watch(
     from rich.live import Live
 
     console = Console(file=stream, highlight=False, emoji=False)
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while True:
-            page, goes_on = look()
-            live.update(_text(page), refresh=True)
-            if not goes_on:
-                return
-            time.sleep(every_seconds)
+    page: Page = ()
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                page, goes_on = look()
+                live.update(_text(page, cut=True), refresh=True)
+                if not goes_on:
+                    return
+                time.sleep(every_seconds)
+    finally:
+        show(page, stream, environment)
 
 
 def _watch_plain(
@@ -89,10 +106,10 @@ def _watch_plain(
         time.sleep(every_seconds)
 
 
-def _text(page: Page) -> "Text":
+def _text(page: Page, *, cut: bool = False) -> "Text":
     from rich.text import Text
 
-    text = Text(overflow="fold")
+    text = Text(overflow="ellipsis" if cut else "fold", no_wrap=cut)
     for one in page:
         for span in one.spans:
             text.append(span.text, style=_RICH_STYLES[span.style])

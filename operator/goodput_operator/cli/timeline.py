@@ -11,7 +11,7 @@ from typing import Any
 from goodput_operator.cli.explain import incident_words
 from goodput_operator.cli.job import Incident, Job
 from goodput_operator.cli.page import Line, Page, Span, Style, heading, line, wrapped
-from goodput_operator.cli.words import clock, count, duration, share
+from goodput_operator.cli.words import clock, count, duration, share, stamp
 
 REMEMBERED = 10
 """So many incidents a status has room for; with fewer, it has them all."""
@@ -255,13 +255,13 @@ def timeline_json(timeline: Timeline) -> str:
         "namespace": job.namespace,
         "job": job.name,
         "uid": job.uid,
-        "begin": _stamp(timeline.begin),
-        "end": _stamp(timeline.end),
+        "begin": stamp(timeline.begin),
+        "end": stamp(timeline.end),
         "attempts": [
             {
                 "attempt": run.attempt,
-                "begin": _stamp(run.begin),
-                "end": _stamp(run.end),
+                "begin": stamp(run.begin),
+                "end": stamp(run.end),
                 "outcome": run.outcome,
             }
             for run in timeline.runs
@@ -270,7 +270,7 @@ def timeline_json(timeline: Timeline) -> str:
         "ledger": {
             "acceleratorMilliseconds": dict(job.ledger.buckets),
             "unsettledMilliseconds": job.ledger.unsettled,
-            "accountedUntil": _stamp(job.ledger.accounted_until),
+            "accountedUntil": stamp(job.ledger.accounted_until),
         },
     }
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
@@ -297,8 +297,8 @@ def _as_json(one: Interruption) -> dict[str, Any]:
         "stages": [
             {
                 "stage": stage.name,
-                "begin": _stamp(stage.begin),
-                "end": None if stage.open else _stamp(stage.end),
+                "begin": stamp(stage.begin),
+                "end": None if stage.open else stamp(stage.end),
                 "seconds": round(stage.seconds, 3),
             }
             for stage in one.stages
@@ -328,8 +328,8 @@ def timeline_csv(timeline: Timeline) -> str:
         cost = {"accelerator_seconds": f"{incident.cost / 1000:.3f}"}
         writer.writerow(numbered | named | _span(one.begin, one.end) | cost)
         for stage in one.stages:
-            lasted = {"begin": _stamp(stage.begin), "seconds": f"{stage.seconds:.3f}"}
-            ended = {} if stage.open else {"end": _stamp(stage.end)}
+            lasted = {"begin": stamp(stage.begin), "seconds": f"{stage.seconds:.3f}"}
+            ended = {} if stage.open else {"end": stamp(stage.end)}
             writer.writerow(numbered | {"kind": "stage", "name": stage.name} | lasted | ended)
     return out.getvalue()
 
@@ -339,13 +339,7 @@ def _cell(text: str) -> str:
 
 
 def _span(begin: datetime | None, end: datetime | None) -> dict[str, str]:
-    times = {"begin": _stamp(begin) or "", "end": _stamp(end) or ""}
+    times = {"begin": stamp(begin) or "", "end": stamp(end) or ""}
     if begin is None or end is None:
         return times
     return times | {"seconds": f"{(end - begin).total_seconds():.3f}"}
-
-
-def _stamp(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

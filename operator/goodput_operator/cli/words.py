@@ -100,6 +100,13 @@ def clock(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def stamp(moment: datetime | None) -> str | None:
+    """Return a moment for programs (RFC 3339 with milliseconds)."""
+    if moment is None:
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def ago(moment: datetime, now: datetime) -> str:
     """Return how long ago a moment was; clocks differ, so one that is to come is "just now"."""
     seconds = (now - moment).total_seconds()

@@ -1,7 +1,8 @@
 """What others call it: the published figures, each from our buckets and by its own formula.
 
 Pure. All of them are exact fractions; None stands for a figure that has nothing to divide by. A
-bucket is an amount of accelerator time in any one unit.
+bucket is an amount of accelerator time in any one unit, by its name: the command line reckons by
+these formulas, too, and starts without the API's models.
 
 Sources:
 - Meta: Kokolis et al., "Revisiting Reliability in Large-Scale Machine Learning Research Clusters",
@@ -19,33 +20,32 @@ from collections.abc import Mapping
 from fractions import Fraction
 from types import MappingProxyType
 
-from goodput_operator.api.status import Bucket
+Buckets = Mapping[str, int]
 
-Buckets = Mapping[Bucket, int]
-
-TRAINING = (Bucket.PRODUCTIVE, Bucket.CHECKPOINT_STALL, Bucket.DATA_STALL)
+PRODUCTIVE = "productive"
+TRAINING = (PRODUCTIVE, "checkpoint_stall", "data_stall")
 """What both ETTRs take for productive: all of training but what is trained again."""
-WAITING = (Bucket.QUEUED, Bucket.SCHEDULING)
+WAITING = ("queued", "scheduling")
 """Eligible to run, and not placed: Meta's queue time."""
-NOT_ALLOCATED = (*WAITING, Bucket.SUSPENDED, Bucket.DEGRADED)
+NOT_ALLOCATED = (*WAITING, "suspended", "degraded")
 """No accelerator does anything for the job then, or could."""
 
-BADPUT: Mapping[Bucket, str] = MappingProxyType(
+BADPUT: Mapping[str, str] = MappingProxyType(
     {
-        Bucket.QUEUED: "OTHER",
-        Bucket.SCHEDULING: "OTHER",
-        Bucket.POD_START: "TPU_INITIALIZATION",
-        Bucket.STARTUP: "PROGRAM_STARTUP",
-        Bucket.RESTORE: "UNPRODUCTIVE_CHECKPOINT_RESTORE_TIME",
-        Bucket.CHECKPOINT_STALL: "UNPRODUCTIVE_CHECKPOINT_SAVE_TIME",
-        Bucket.DATA_STALL: "DATA_LOADING_SYNC",
-        Bucket.DEGRADED: "OTHER",
-        Bucket.SPARE: "OTHER",
-        Bucket.LOST_WORK: "WASTED_PROGRESS_FROM_DISRUPTION",
-        Bucket.DETECTION: "INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION",
-        Bucket.RECOVERY: "INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION",
-        Bucket.SUSPENDED: "OTHER",
-        Bucket.UNKNOWN: "OTHER",
+        "queued": "OTHER",
+        "scheduling": "OTHER",
+        "pod_start": "TPU_INITIALIZATION",
+        "startup": "PROGRAM_STARTUP",
+        "restore": "UNPRODUCTIVE_CHECKPOINT_RESTORE_TIME",
+        "checkpoint_stall": "UNPRODUCTIVE_CHECKPOINT_SAVE_TIME",
+        "data_stall": "DATA_LOADING_SYNC",
+        "degraded": "OTHER",
+        "spare": "OTHER",
+        "lost_work": "WASTED_PROGRESS_FROM_DISRUPTION",
+        "detection": "INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION",
+        "recovery": "INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION",
+        "suspended": "OTHER",
+        "unknown": "OTHER",
     }
 )
 """Google's badput type of each of our buckets. TRAINING_PREP is in our startup, and
@@ -54,7 +54,7 @@ DATA_LOADING_ASYNC is none to Google either: training does not wait for it."""
 
 def goodput(buckets: Buckets) -> Fraction | None:
     """Return productive ÷ all settled time: what `kubectl get` shows as GOODPUT."""
-    return _ratio(buckets.get(Bucket.PRODUCTIVE, 0), sum(buckets.values()))
+    return _ratio(buckets.get(PRODUCTIVE, 0), sum(buckets.values()))
 
 
 def ettr(buckets: Buckets, *, queue: bool = True) -> Fraction | None:
@@ -70,7 +70,7 @@ def ettr(buckets: Buckets, *, queue: bool = True) -> Fraction | None:
         queue: count the time in the queue, as the paper does; else only the time since the job
             was placed.
     """
-    left_out = (Bucket.SUSPENDED,) if queue else (Bucket.SUSPENDED, *WAITING)
+    left_out = ("suspended",) if queue else ("suspended", *WAITING)
     return _ratio(_all_of(buckets, TRAINING), _all_but(buckets, left_out))
 
 
@@ -80,7 +80,7 @@ def ettr_of_byterobust(buckets: Buckets) -> Fraction | None:
     A job's time begins when it has its machines. Of a ledger's buckets it is the cumulative figure;
     of what they have grown by within an hour, that of the sliding window.
     """
-    return _ratio(_all_of(buckets, TRAINING), _all_but(buckets, (Bucket.SUSPENDED, *WAITING)))
+    return _ratio(_all_of(buckets, TRAINING), _all_but(buckets, ("suspended", *WAITING)))
 
 
 def badput(buckets: Buckets) -> dict[str, Fraction]:
@@ -95,13 +95,13 @@ def badput(buckets: Buckets) -> dict[str, Fraction]:
 
 def scheduling_goodput(buckets: Buckets) -> Fraction | None:
     """Return MPG's first factor: time with all accelerators allocated ÷ time in which wanted."""
-    wanted = _all_but(buckets, (Bucket.SUSPENDED,))
+    wanted = _all_but(buckets, ("suspended",))
     return _ratio(_all_but(buckets, NOT_ALLOCATED), wanted)
 
 
 def runtime_goodput(buckets: Buckets) -> Fraction | None:
     """Return MPG's second factor: time whose progress was saved ÷ time allocated."""
-    return _ratio(buckets.get(Bucket.PRODUCTIVE, 0), _all_but(buckets, NOT_ALLOCATED))
+    return _ratio(buckets.get(PRODUCTIVE, 0), _all_but(buckets, NOT_ALLOCATED))
 
 
 def program_goodput(useful_steps: int, ideal_step: int, productive: int) -> Fraction | None:
@@ -153,11 +153,11 @@ def model_flops_utilization(
     return _ratio(flops, seconds * accelerators * peak_flops)
 
 
-def _all_of(buckets: Buckets, which: tuple[Bucket, ...]) -> int:
+def _all_of(buckets: Buckets, which: tuple[str, ...]) -> int:
     return sum(buckets.get(bucket, 0) for bucket in which)
 
 
-def _all_but(buckets: Buckets, left_out: tuple[Bucket, ...]) -> int:
+def _all_but(buckets: Buckets, left_out: tuple[str, ...]) -> int:
     return sum(amount for bucket, amount in buckets.items() if bucket not in left_out)
 
 

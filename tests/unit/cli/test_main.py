@@ -11,7 +11,7 @@ from goodput_operator import cli
 
 SOURCES = Path(cli.__file__).parents[2]
 LIGHT = """
-import sys, goodput_operator.cli.main, goodput_operator.cli.explain
+import sys, goodput_operator.cli.main, goodput_operator.cli.{}
 print(*sys.modules)
 """
 
@@ -41,6 +41,7 @@ def run(
         (["status"], "required: JOB"),
         (["status", "a", "--steps", "many"], "'many' is no number of steps"),
         (["status", "a", "--steps", "0"], "no number of steps"),
+        (["status", "a", "--watch", "-o", "json"], "not allowed with argument"),
         (["status", "pod/a"], "'pod/a' is no TrainingJob"),
         (["explain", "../../secrets"], "no TrainingJob"),
         (["explain", "gtj/.."], "cannot be a name in Kubernetes"),
@@ -110,9 +111,16 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     assert ended.stdout.startswith("JOB")
 
 
-def test_it_starts_light() -> None:
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [
+        pytest.param("explain", {"ssl", "urllib.request", "concurrent.futures"}, id="explain"),
+        pytest.param("figures", set[str](), id="figures"),
+    ],
+)
+def test_it_starts_light(module: str, more: set[str]) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", LIGHT],
+        [sys.executable, "-c", LIGHT.format(module)],
         env={"PYTHONPATH": str(SOURCES)},
         capture_output=True,
         text=True,
@@ -120,4 +128,4 @@ def test_it_starts_light() -> None:
         timeout=60,
     )
     heavy = {"pydantic", "kubernetes", "aiohttp", "kopf", "asyncio", "rich", "prometheus_client"}
-    assert not heavy & set(ended.stdout.split())
+    assert not (heavy | more) & set(ended.stdout.split())

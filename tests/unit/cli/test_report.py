@@ -15,11 +15,14 @@ from goodput_operator.cli.page import plain
 from goodput_operator.cli.report import (
     COUNTER,
     RESTARTS,
+    STEPS,
     Key,
+    Pace,
     Price,
     Report,
     Values,
     added,
+    figure_rows,
     gather,
     headline,
     hours,
@@ -106,6 +109,7 @@ class Store:
 
     def __init__(self) -> None:
         self.samples: dict[str, dict[Key, list[tuple[datetime, float]]]] = defaultdict(dict)
+        self.best: Values = {}
         self.asked: list[str] = []
 
     def add(self, metric: str, key: Key, *samples: tuple[datetime, float]) -> None:
@@ -115,6 +119,8 @@ class Store:
         self.asked.append(query)
         if "resets(" in query:
             return {}
+        if "min_over_time(" in query:
+            return self.best
         found = re.fullmatch(r"max by \((.*)\) \(last_over_time\((\w+)\[(\d+)s\]\)\)", query)
         assert found is not None
         assert tuple(found.group(1).split(", ")) == labels
@@ -182,7 +188,7 @@ def test_whatever_gaps_there_are_each_counter_is_counted_to_its_end_once(
 def test_how_often_prometheus_is_asked_does_not_grow_with_the_jobs() -> None:
     store = Store()
     gather(store.ask, slices_of(timedelta(days=30), NOW))
-    assert len(store.asked) <= 2 * 33 + 4
+    assert len(store.asked) <= 4 * 33 + 5
     assert all("namespace, job" in query for query in store.asked)
 
 
@@ -226,7 +232,7 @@ def test_the_report_is_one_sound_page_with_pictures() -> None:
 def test_many_jobs_and_namespaces_do_not_swell_the_page() -> None:
     [(part, _)] = filled().slices[:1]
     jobs = {(f"ns{n % 50}", f"job{n}"): {"productive": 5, "queued": n} for n in range(10_000)}
-    report = Report(((part, {"productive": 5}),), jobs, {})
+    report = Report(((part, {"productive": 5}),), jobs, {}, {})
     page = report_html(report, None)
     check(page)
     assert "(20 of 10000)" in page
@@ -236,19 +242,70 @@ def test_many_jobs_and_namespaces_do_not_swell_the_page() -> None:
 def test_names_stay_text() -> None:
     [(part, _)] = filled().slices[:1]
     jobs = {(HOSTILE, HOSTILE): {"productive": 5, HOSTILE: 7}, ("b", "模型/ü"): {"queued": 1}}
-    report = Report(((part, {"productive": 5, HOSTILE: 7}),), jobs, {})
+    report = Report(((part, {"productive": 5, HOSTILE: 7}),), jobs, {}, {})
     check(report_html(report, Price(1, "<€>")))
     assert "\x1b" not in plain(report_page(report, None))
 
 
 def test_a_time_in_which_nothing_was_counted_is_told_too() -> None:
     [(part, _)] = filled().slices[:1]
-    empty = Report(((part, {}),), {("a", "b"): {}}, {})
+    empty = Report(((part, {}),), {("a", "b"): {}}, {}, {})
     check(report_html(empty, None))
     assert "- of 0 h" in plain(report_page(empty, None))
 
 
-@pytest.mark.parametrize("metric", [COUNTER, RESTARTS])
+def trained(*jobs: tuple[str, float]) -> Report:
+    """Jobs that keep a step every 2 accelerator-seconds, for ten days, 2,000 of them lost."""
+    store = Store()
+    for job, best in jobs:
+        hours = [NOW - timedelta(days=10) + timedelta(hours=hour) for hour in range(10 * 24 + 1)]
+        for bucket, part in (("productive", 0.8), ("lost_work", 0.2)):
+            samples = [(at, place * HOUR * part) for place, at in enumerate(hours)]
+            store.add(COUNTER, ("lab", job, bucket), *samples)
+        if best:
+            steps = [(at, 5000 + place * HOUR * 0.4) for place, at in enumerate(hours)]
+            store.add(STEPS, ("lab", job), *steps)
+            store.best = {**store.best, ("lab", job): best}
+    return gather(store.ask, slices_of(timedelta(days=7), NOW))
+
+
+def test_the_yardstick_is_a_jobs_own_best_hour() -> None:
+    report = trained(("a", 1.5), ("b", 1.0))
+    pace = report.paces["lab", "a"]
+    assert (pace.best, pace.seconds / pace.steps) == (1.5, pytest.approx(2.0))
+    rows = {name: value for name, value, _ in figure_rows(report)}
+    assert rows["program goodput"] == "62.5%"
+    assert rows["MPG"] == "50.0%"
+
+
+def test_no_best_hour_is_worse_than_the_average() -> None:
+    assert trained(("a", 3.0)).paces["lab", "a"].best == pytest.approx(2.0)
+
+
+def test_of_jobs_whose_steps_cannot_be_seen_nothing_is_made_up() -> None:
+    rows = {name: (value, words) for name, value, words in figure_rows(trained(("a", 0)))}
+    assert rows["program goodput"] == (
+        "unknown",
+        "ideal time, at a job's own best hour ÷ productive: of 0 of 1 jobs",
+    )
+    assert rows["MPG"][0] == "unknown"
+    some = {name: (value, words) for name, value, words in figure_rows(trained(("a", 1), ("b", 0)))}
+    assert some["program goodput"][0] == "50.0%"
+    assert some["MPG"] == ("40.0%", "of those jobs: scheduling × runtime × program")
+
+
+def test_a_former_job_of_the_name_that_was_further_adds_no_steps() -> None:
+    store, key = Store(), ("lab", "a")
+    began = NOW - timedelta(hours=20)
+    for hour, (step, spent) in enumerate([(900, 1000), (950, 2000), (10, 2500), (110, 4500)]):
+        store.add(STEPS, key, (began + timedelta(hours=hour), step))
+        store.add(COUNTER, (*key, "productive"), (began + timedelta(hours=hour), spent))
+    store.best = {key: 20.0}
+    report = gather(store.ask, slices_of(timedelta(days=1), NOW))
+    assert report.paces[key] == Pace(steps=150, seconds=3000, best=20.0)
+
+
+@pytest.mark.parametrize("metric", [COUNTER, RESTARTS, STEPS])
 def test_the_metrics_that_are_asked_for_are_exposed(metric: str) -> None:
     root = Path(cli.__file__).parents[1]
     sources = [*root.glob("metrics.py"), *root.glob("metrics/*.py")]

@@ -23,12 +23,12 @@ def test_the_whole_status_of_a_job_that_trains() -> None:
         "Attempt     2, Running since 2026-01-02 11:55:02 (4 min 58 s ago), from step 100\n"
         "Step        1,410 of 2,000, 500 ms each (2.0/s), finished 2.0 s ago\n"
         "            ████████████████████████████░░░░░░░░░░░░ 70.5%\n"
-        "ETA         2026-01-02 12:04:53, in 4 min 55 s at this pace, should nothing break\n"
+        "ETA         2026-01-02 12:04:53, in 4 min 53 s at this pace if nothing breaks\n"
         "Checkpoint  step 1,400, 12 s ago (verified); a fault now would cost 10 steps\n"
         "Restarts    1; the last interruption: ProcessFailed in attempt 1\n"
         "\n"
         "Where the time went\n"
-        "90.0% of 2.8 h was productive (4 accelerators × time since the job was created)\n"
+        "90.0% of 2.8 h was productive (4 accelerators × time since its creation)\n"
         "████████████████████████████████████       90.0%      2.5 h   productive   "
         "training that a checkpoint keeps\n"
         "██                                          6.0%   10.0 min   lost_work    "
@@ -53,7 +53,7 @@ def test_a_phase_of_a_newer_operator_is_told_as_it_is() -> None:
 def test_without_the_number_of_steps_the_eta_says_what_is_missing() -> None:
     text = shown()
     assert "Step        1,410, 500 ms each (2.0/s), finished 2.0 s ago\n" in text
-    assert "not known, because the number of steps is not: say --steps N" in text
+    assert "not known: say --steps N, or annotate goodput.training/total-steps=N\n" in text
     assert "goodput.training/total-steps=N" in text
     assert "░" not in text
 
@@ -164,3 +164,15 @@ def test_a_clock_that_is_behind_the_clusters_does_no_harm() -> None:
 def test_a_bar_stays_in_its_frame_whatever_step_is_told(step: int) -> None:
     bars = [one for one in shown(steps=2000, progress={"step": step}).splitlines() if "%" in one]
     assert bars[0].strip().split()[0].replace("█", "").replace("░", "") == ""
+
+
+def test_on_a_narrow_terminal_the_causes_go_without_their_words() -> None:
+    many = {"productive": 9, "checkpoint_stall": 80_000_000_000, "lost_work": 5}
+    page = status_page(job(ledger={"acceleratorMilliseconds": many}), NOW, 2000, room=80)
+    ledger = plain(page).partition("Where the time went")[2]
+    assert "checkpoint_stall" in ledger
+    assert "training held up" not in ledger
+    assert all(len(one) <= 80 for one in plain(page).splitlines())
+    assert "training held up" in plain(
+        status_page(job(ledger={"acceleratorMilliseconds": many}), NOW)
+    )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from goodput_operator.cli.page import Page, Span, line
+from goodput_operator.cli.page import Page, Span, line, plain
 from goodput_operator.cli.terminal import is_rich, show, watch
 
 PAGE = (line(Span("bad", "bad"), " [bold]as it is[/bold] :smile: /path 12 'x'"), line("wide " * 40))
@@ -62,3 +62,38 @@ def test_watching_ends_with_the_last_page(
     assert "two" in stream.getvalue()
     if not stream.isatty():
         assert stream.getvalue() == "one\n\ntwo\n", "an unchanged page is not shown again"
+
+
+def test_a_watched_page_is_cut_to_the_screen_and_the_last_one_stays_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("LINES", "5")
+    long = "a line that does not fit into twenty columns"
+    page = tuple(line(f"{number} {long}") for number in range(9))
+    terminal = Terminal()
+    watch(lambda: (page, False), 0.0, terminal, {"TERM": "xterm"})
+    live, _, kept = terminal.getvalue().partition("\x1b[?1049l")
+    assert "0 a line that does " in live
+    assert long not in live
+    assert "5 a line" not in live
+    assert kept.endswith(plain(page))
+
+
+def test_who_breaks_off_keeps_the_last_page_and_the_cursor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, looks = Terminal(), [(line("one"),)]
+
+    def look() -> tuple[Page, bool]:
+        if not looks:
+            raise KeyboardInterrupt
+        return looks.pop(), True
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(look, 0.0, terminal, {"TERM": "xterm"})
+    _, _, kept = terminal.getvalue().partition("\x1b[?1049l")
+    assert "\x1b[?25h" in terminal.getvalue()
+    assert kept.endswith("one\n")

@@ -52,6 +52,10 @@ def test_every_bucket_but_the_productive_one_has_a_badput_type() -> None:
     assert set(derived.BADPUT) == set(Bucket) - {Bucket.PRODUCTIVE}
 
 
+def test_the_formulas_speak_of_buckets_that_there_are() -> None:
+    assert {*derived.TRAINING, *derived.WAITING, *derived.NOT_ALLOCATED} < set(Bucket)
+
+
 def test_mpg_is_the_product_of_its_factors() -> None:
     scheduling, runtime = derived.scheduling_goodput(HOURS), derived.runtime_goodput(HOURS)
     assert (scheduling, runtime) == (Fraction(80, 95), Fraction(60, 80))
