@@ -36,7 +36,7 @@ from goodput_operator.plan.view import Step, View, next_incarnation
 
 NOTICE_SECONDS = 60.0
 """A node that lost a worker is taken for what it says of itself again after so long: by then
-the control plane has noticed."""
+the control plane has noticed; sooner if it has become Ready since."""
 
 
 def joiners(view: View) -> tuple[Worker, ...]:
@@ -226,6 +226,8 @@ def _avoided(view: View) -> list[Exclusion]:
 
 def _forgiven_at(view: View, exclusion: Exclusion) -> datetime:
     began = exclusion.until - timedelta(seconds=view.timing.exclusion_seconds)
+    if view.snapshot.ready_since.get(exclusion.node, began) > began:
+        return began  # the control plane has seen it go and come back
     return min(exclusion.until, began + timedelta(seconds=NOTICE_SECONDS))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from goodput.protocol import HOLD, RUN
+from goodput_operator.api.base import format_time
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType, ElasticStatus
 from tests.unit.plan.conftest import World, node_object
 
@@ -176,6 +177,18 @@ def test_joiners_are_made_ready_while_the_gang_trains_on(elastic: MakeWorld) -> 
     assert answers(world)["job-1-1"][0] == HOLD
     assert (world.attempt.number, members(world)) == (attempt, [0, 2, 3])
     assert remembered(world).joinable == 1
+
+
+def test_a_node_that_was_seen_to_go_and_come_back_is_trusted_at_once(elastic: MakeWorld) -> None:
+    world = elastic()
+    node = lose(world, 1)
+    world.jump(5)
+    come_back(world, node)
+    returned = world.nodes[node]
+    assert returned is not None
+    returned["status"]["conditions"][0]["lastTransitionTime"] = format_time(world.now)
+    world.pass_time(2)
+    assert "job-1-1" in world.pods
 
 
 def test_the_gang_grows_when_idling_has_cost_what_the_restart_costs(elastic: MakeWorld) -> None:
