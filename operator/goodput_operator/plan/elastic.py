@@ -71,7 +71,10 @@ def with_snooze(status: TrainingJobStatus, view: View) -> TrainingJobStatus:
 
 
 def restart_seconds(elastic: ElasticStatus) -> float:
-    """Return R_g, what a change of size costs in seconds of the whole gang's time."""
+    """Return R_g + w, what a change of size costs in seconds of the whole gang's time.
+
+    What was measured lasts from the last step before the gang saved to the first one after.
+    """
     return planned_restart_seconds([one / 1000 for one in elastic.planned_restart_milliseconds])
 
 

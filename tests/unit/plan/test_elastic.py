@@ -347,6 +347,21 @@ def test_the_training_is_asked_to_save_after_a_step_that_is_yet_to_come(elastic:
     assert (world.attempt.restore_step, world.attempt.save_step) == (asked, None)
 
 
+def test_what_a_change_of_size_costs_begins_with_the_save(elastic: MakeWorld) -> None:
+    world = elastic(4, step=12)
+    world.spec["workers"] = 3
+    world.settle()
+    asked = world.attempt.save_step
+    assert asked is not None
+    world.train(asked, commit=asked)
+    world.jump(7)  # until it is known that all of it is saved
+    world.settle()
+    world.jump(3)
+    world.train(asked + 1)
+    world.settle()
+    assert remembered(world).planned_restart_milliseconds == [10_000]
+
+
 def test_one_who_changes_his_mind_in_time_changes_nothing(elastic: MakeWorld) -> None:
     world = elastic()
     attempt = world.attempt
