@@ -35,7 +35,8 @@ def test_a_node_that_is_about_to_go_is_left_with_all_work_saved(
     training: MakeWorld, taint: str
 ) -> None:
     world = training(4)
-    world.taint(node_of(world, 1), taint)
+    left = node_of(world, 1)
+    world.taint(left, taint)
     world.settle()
     assert (world.attempt.number, world.attempt.state) == (1, AttemptState.RUNNING)
     asked = save(world)
@@ -47,6 +48,8 @@ def test_a_node_that_is_about_to_go_is_left_with_all_work_saved(
     assert (world.status.recovery.total, world.status.recovery.restarts) == (1, [])
     assert world.spent(Bucket.DETECTION) == 0
     assert world.spent(Bucket.LOST_WORK) == 0
+    [incident] = world.status.incidents
+    assert (incident.slot, incident.pod, incident.node) == (1, "job-1-0", left)
     world.assert_ledger_sums()
 
 
