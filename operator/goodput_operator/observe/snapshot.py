@@ -87,6 +87,7 @@ class Worker:
             made; since we began to listen if that is later.
         succeeded: the status has it that its processes of the newest attempt ended well.
         domain: its node's rack, empty where that is not known.
+        spot: its node's cloud may take the node away at any time, as a label says.
         notice: that it will be taken away, and until when it may save; None: nobody says so.
     """
 
@@ -99,6 +100,7 @@ class Worker:
     silent_seconds: float
     succeeded: bool = False
     domain: str = ""
+    spot: bool = False
     notice: Notice | None = None
 
     @property
@@ -350,12 +352,12 @@ def observe(
         heard_at = listening_since
         if pod is not None:
             heard_at = max(heard_at, agent.received_at if agent else pod.created_at)
-        health, notice, domain = NodeHealth.UNKNOWN, None, ""
+        health, notice = NodeHealth.UNKNOWN, None
+        labels: Mapping[str, Any] = {}
         if pod and pod.node and nodes is not None:
             node = nodes.get(pod.node)
             health, notice = observe_node(node), node_notice(node, tolerations)
             labels = mapping(mapping((node or {}).get("metadata")).get("labels"))
-            domain = labels.get(names.LABEL_RACK, "")
         if pod:
             notice = pod_notice(pod.gone_by, pod.disruption, agent) or notice
         workers.append(
@@ -368,7 +370,8 @@ def observe(
                 node=health,
                 silent_seconds=max(0.0, (now - heard_at).total_seconds()),
                 succeeded=slot.succeeded,
-                domain=domain,
+                domain=labels.get(names.LABEL_RACK, ""),
+                spot=any(labels.get(name) == value for name, value in names.SPOT_LABELS),
                 notice=notice,
             )
         )
