@@ -69,7 +69,7 @@ contract: $(READY) ## the tests that need an API server: the cluster that is up,
 	@$(PYTEST) -q tests/contract
 
 .PHONY: sweep
-sweep: $(READY) ## fail every write of every scenario on a real API server (PLAN=name: only that one)
+sweep: $(READY) ## fail every write of every scenario on a real API server (PLAN=names, or how they begin: those)
 	@PYTHONPATH=operator $(PY) -m tests.sweep \
 		$(if $(PLAN),--plan '$(PLAN)',--result RELIABILITY.sweep.json)
 

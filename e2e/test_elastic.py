@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +15,12 @@ from e2e.cluster.images import WORKER_IMAGE
 from e2e.support.events import events
 from e2e.support.faults import lost_node
 from e2e.support.installation import Operator
-from e2e.support.job import GPU, Job, steps_of
+from e2e.support.job import GPU, Job, Step, steps_of
 
 WHOLE_NODE = 8
+HALF_NODE = 4
+CHECKPOINT_EVERY = 20
+"""Steps: a second, here."""
 GLOBAL_BATCH = 12
 """Of the counter: it divides by every size from one to four workers."""
 ELASTIC = {
@@ -29,33 +33,45 @@ ELASTIC = {
 def test_a_gang_goes_on_without_a_lost_node_and_grows_again_when_it_is_back(
     cluster: Cluster, operator: Operator, job: Job, record_property: Callable[[str, object], None]
 ) -> None:
-    job.apply(workers=2, accelerators=WHOLE_NODE, steps=20_000, step_seconds=0.05, spec=ELASTIC)
-    job.wait_step(20)
-    _scale(cluster, job, 3)  # and so the operator learns what a change of size costs this job
-    job.wait_step(job.wait_attempt(2)["attempt"]["restoreStep"] + 20, attempt=2)
-    lost = job.slot_away_from(operator.leader_node())
-    survivors = {pod["metadata"]["uid"] for pod in job.pods()} - {job.pod(lost)["metadata"]["uid"]}
+    lost_on, other = [node for node in cluster.nodes if node != operator.leader_node()]
+    with _taken(cluster, job, {lost_on: HALF_NODE, other: HALF_NODE}):  # of 8, 4 and 4
+        job.apply(
+            workers=3,
+            accelerators=HALF_NODE,
+            steps=20_000,
+            step_seconds=0.05,
+            checkpoint_every=CHECKPOINT_EVERY,
+            spec=ELASTIC,
+        )
+        job.wait_step(20)
+        _scale(cluster, job, 4)  # and so the operator learns what a change of size costs this job
+        job.wait_step(job.wait_attempt(2)["attempt"]["restoreStep"] + 20, attempt=2)
+        [lost] = [slot for slot in range(4) if job.node_of(slot) == lost_on]
+        survivors = {pod["metadata"]["uid"] for pod in job.pods()}
+        survivors.remove(job.pod(lost)["metadata"]["uid"])
+        last_words = _last_words(job, job.pod(lost)["metadata"]["name"])
 
-    lost_at = time.monotonic()
-    with lost_node(cluster, job.node_of(lost)):
-        status = job.wait_attempt(3)
-        record_property("seconds from the loss to the smaller gang", _since(lost_at))
-        assert status["attempt"]["worldSize"] == 2
-        assert status["workers"]["text"] == "2/3"
-        assert job.condition("Degraded")["reason"] == "ShrunkToFit"
+        lost_at = time.monotonic()
+        with lost_node(cluster, lost_on):
+            status = job.wait_attempt(3)
+            record_property("seconds from the loss to the smaller gang", _since(lost_at))
+            assert status["attempt"]["worldSize"] == 3
+            assert status["workers"]["text"] == "3/4"
+            assert job.condition("Degraded")["reason"] == "ShrunkToFit"
+            assert survivors <= {pod["metadata"]["uid"] for pod in job.pods()}
+            job.wait_step(status["attempt"]["restoreStep"] + 20, attempt=3)
+
+        back_at = time.monotonic()
+        status = job.wait_attempt(4)
+        record_property("seconds from the node's return to the larger gang", _since(back_at))
+        assert status["attempt"]["worldSize"] == 4
         assert survivors <= {pod["metadata"]["uid"] for pod in job.pods()}
-        job.wait_step(status["attempt"]["restoreStep"] + 50, attempt=3)
-
-    back_at = time.monotonic()
-    status = job.wait_attempt(4, timeout_seconds=180)
-    record_property("seconds from the node's return to the larger gang", _since(back_at))
-    assert status["attempt"]["worldSize"] == 3
-    assert survivors <= {pod["metadata"]["uid"] for pod in job.pods()}
-    job.wait_step(status["attempt"]["restoreStep"] + 20, attempt=4)
-    assert job.redone_steps(4) == 0, "growth loses no step"
-    assert job.status()["recovery"].get("restarts", []) == []
-    assert job.ledger()["degraded"] > 0
-    _assert_trained_as_if_undisturbed(job)
+        job.wait_step(status["attempt"]["restoreStep"] + 20, attempt=4)
+        assert job.redone_steps(4) == 0, "growth loses no step"
+        assert job.status()["recovery"].get("restarts", []) == []
+        assert job.ledger()["degraded"] > 0
+        _assert_trained_as_if_undisturbed(job)
+        _assert_every_sample_was_learned_once(job, last_words)
 
 
 def test_kubectl_scale_changes_the_size_and_loses_no_step(cluster: Cluster, job: Job) -> None:
@@ -73,7 +89,7 @@ def test_kubectl_scale_changes_the_size_and_loses_no_step(cluster: Cluster, job:
 
 @pytest.mark.alone
 def test_a_gang_that_does_not_fit_starts_at_the_size_that_does(cluster: Cluster, job: Job) -> None:
-    with _blocked(cluster, job, nodes=1):
+    with _taken(cluster, job, {cluster.nodes[0]: WHOLE_NODE}):
         job.apply(workers=3, accelerators=WHOLE_NODE, steps=2000, step_seconds=0.05, spec=ELASTIC)
         status = job.wait_attempt(1)
         assert status["attempt"]["worldSize"] == 2
@@ -112,6 +128,34 @@ def test_a_worker_that_must_make_room_for_a_more_urgent_pod_is_done_without(
     job.assert_every_second_is_accounted_for()
 
 
+def _last_words(job: Job, pod: str) -> list[Step]:
+    """Return what a trainer has printed, at a moment at which no checkpoint will be made soon.
+
+    So it holds every step up to the checkpoint that is restored if its node is lost now. The
+    kubelet throws the log away when the node comes back.
+    """
+    found: list[Step] = []
+
+    def between() -> bool:
+        found[:] = _said(job, pod)
+        return 0 < found[-1].step % CHECKPOINT_EVERY < CHECKPOINT_EVERY // 2
+
+    job.cluster.wait_until(between, f"{pod} to be between two checkpoints", 60, 0.05)
+    return found
+
+
+def _said(job: Job, pod: str) -> list[Step]:
+    """Return what a trainer has printed, however long its kubelet takes to tell."""
+    found: list[Step] = []
+
+    def told() -> bool:
+        found[:] = steps_of(job.logs(pod))
+        return bool(found)
+
+    job.cluster.wait_until(told, f"the log of {pod}", 30)
+    return found
+
+
 def _assert_trained_as_if_undisturbed(job: Job) -> None:
     """Hold the losses to those of a run that nothing ever happened to, to the digit.
 
@@ -129,6 +173,30 @@ def _assert_trained_as_if_undisturbed(job: Job) -> None:
     job.assert_losses_agree()
 
 
+def _assert_every_sample_was_learned_once(job: Job, lost: Sequence[Step]) -> None:
+    """Hold the trainers' own words, with those of a lost one, to the row of samples.
+
+    What an attempt did after the step from which the next went on was forgotten with its weights,
+    and does not count.
+    """
+    said = [line for pod in job.pods() for line in _said(job, pod["metadata"]["name"])]
+    said += lost
+    begins = {line.attempt: line.step for line in sorted(said, key=_by_step, reverse=True)}
+    kept = [
+        line
+        for line in said
+        if all(line.step < begin for attempt, begin in begins.items() if attempt > line.attempt)
+    ]
+    whole = min(max(line.step for line in kept if line.rank == rank) for rank in range(4))
+    learned = Counter(sample for line in kept if line.step <= whole for sample in line.samples)
+    assert len(begins) == 4
+    assert learned == Counter(range(whole * GLOBAL_BATCH))
+
+
+def _by_step(line: Step) -> int:
+    return line.step
+
+
 def _scale(cluster: Cluster, job: Job, workers: int) -> None:
     cluster.kubectl("scale", "gtj", job.name, "-n", job.namespace, f"--replicas={workers}")
 
@@ -142,22 +210,24 @@ def _since(moment: float) -> str:
 
 
 @contextmanager
-def _blocked(cluster: Cluster, job: Job, nodes: int) -> Iterator[None]:
-    """Fill some nodes with pods of somebody else."""
+def _taken(cluster: Cluster, job: Job, accelerators: Mapping[str, int]) -> Iterator[None]:
+    """Let pods of somebody else have so many accelerators of these nodes."""
     pods = f"/api/v1/namespaces/{job.namespace}/pods"
-    for number in range(nodes):
-        cluster.api.call("POST", pods, _pod(job, f"blocker-{number}", WHOLE_NODE))
+    for node, count in accelerators.items():
+        body = _pod(job, f"other-{node}", count)
+        body["spec"]["nodeName"] = node
+        cluster.api.call("POST", pods, body)
     cluster.wait_until(
         lambda: all(
-            cluster.api.call("GET", f"{pods}/blocker-{number}")["spec"].get("nodeName")
-            for number in range(nodes)
+            cluster.api.call("GET", f"{pods}/other-{node}")["status"]["phase"] == "Running"
+            for node in accelerators
         ),
-        "the blockers to be bound",
+        "the other pods to run",
         20,
     )
     yield
-    for number in range(nodes):
-        cluster.api.call("DELETE", f"{pods}/blocker-{number}", {"gracePeriodSeconds": 0})
+    for node in accelerators:
+        cluster.api.call("DELETE", f"{pods}/other-{node}", {"gracePeriodSeconds": 0})
 
 
 def _pod(job: Job, name: str, accelerators: int) -> dict[str, Any]:

@@ -33,13 +33,13 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line that a rank printed: a finished step of an attempt."""
+    """One line that a rank printed: a finished step of an attempt, and its share of the batch."""
 
     rank: int
     attempt: int
     step: int
     loss: float
-    sample: int | None
+    samples: Sequence[int]
 
 
 def condition_of(status: Object, kind: str) -> Object:

@@ -42,7 +42,7 @@ def main() -> None:
         loss = loss_of(ranks.sum(learned))
         session.step(step)
         said = {"rank": rank, "attempt": attempt, "step": step, "loss": loss}
-        print(json.dumps({**said, "sample": samples[0] if samples else None}), flush=True)
+        print(json.dumps({**said, "samples": list(samples)}), flush=True)
         asked = session.should_save()  # the gang is about to change its size, or to be suspended
         if asked or step % options.checkpoint_every == 0 or step == options.steps:
             with checkpoint.saving(step, options.directory) as path:

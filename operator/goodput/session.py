@@ -81,6 +81,7 @@ class Session:
         self._socket: Optional[socket.socket] = None
         self._patience_seconds = _BUSY_AGENT_SECONDS
         self._step: Optional[int] = None
+        self._step_before: Optional[int] = None
         self._step_at = 0.0
         self._said: Optional[int] = None
         self._next_report_at = 0.0
@@ -101,7 +102,7 @@ class Session:
         before = self._step
         if before is not None and step > before:
             self._durations.append((now - self._step_at) / (step - before))
-        self._step = step
+        self._step_before, self._step = before, step
         self._step_at = now
         if self._stalled_seconds:
             self._stalled_at_step = sum(self._stalled_seconds.values())
@@ -166,6 +167,8 @@ class Session:
         asked = self._asked_step()
         if asked is None or asked == self._answered or self._step is None or self._step < asked:
             return False
+        if self._step_before is not None and self._step_before >= asked:
+            return False  # told too late: another rank may learn of it a step later still
         self._answered = asked
         return True
 

@@ -28,6 +28,15 @@ RESERVED_ENV_PREFIX = "GOODPUT_"
 LABEL_RACK = "topology.kubernetes.io/rack"
 """Of a node: which of them fail together, and are near each other."""
 
+SPOT_LABELS = (
+    ("cloud.google.com/gke-preemptible", "true"),
+    ("cloud.google.com/gke-spot", "true"),
+    ("eks.amazonaws.com/capacityType", "SPOT"),
+    ("karpenter.sh/capacity-type", "spot"),
+    ("kubernetes.azure.com/scalesetpriority", "spot"),
+)
+"""Of a node: its cloud may take it away at any time."""
+
 TAINT_NOT_READY = "node.kubernetes.io/not-ready"
 TAINT_UNREACHABLE = "node.kubernetes.io/unreachable"
 TAINT_OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"

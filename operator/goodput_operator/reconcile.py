@@ -287,7 +287,10 @@ class Reconciler:
         pods = {pod["metadata"]["name"]: pod for pod in self.workers.by_job(key)}
         if status.attempt is not None and status.attempt.state in LIVE:
             await self._look_for_missing(key, status, pods)
-        nodes = await self._nodes_of(pods.values()) if self.nodes is not None else None
+        nodes = None
+        if self.nodes is not None:
+            nodes = {one.node: self.nodes.get("", one.node) for one in status.exclusions}
+            nodes |= await self._nodes_of(pods.values())
         answer = None
         if not broken and _template_is_open(spec, status, job):
             answer = await self._try_template(key, job, spec)

@@ -517,6 +517,7 @@ FULL_STATUS: dict[str, Any] = {
         "charged": True,
         "saveStep": 1500,
         "saveBy": "2026-01-02T03:04:05.000Z",
+        "saveAskedAt": "2026-01-02T03:04:05.000Z",
     },
     "slots": [
         {"slot": 0, "incarnation": 2, "rank": 0, "succeeded": True},

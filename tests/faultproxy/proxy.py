@@ -33,6 +33,11 @@ STALL_SECONDS = 5.0
 REFUSE_WATCHES_SECONDS = 2.0
 NOT_COUNTED = frozenset({"leases", "tokenreviews", "events"})
 LANE_LABEL = "goodput.test/lane"
+DECIDED = {
+    "checkpoint": ("fenced", "lineage"),
+    "elastic": ("workers", "wanted", "joinable", "legalSizes", "snoozedUntil"),
+}
+"""What decides, of parts of the status in which much is measured."""
 
 
 class Fault(StrEnum):
@@ -473,8 +478,9 @@ def essence(status: Mapping[str, Any]) -> str:
     kept["conditions"] = [
         (one["type"], one["status"], one["reason"]) for one in status.get("conditions", ())
     ]
-    checkpoint = status.get("checkpoint") or {}
-    kept["checkpoint"] = {name: checkpoint.get(name) for name in ("fenced", "lineage")}
+    for name, decided in DECIDED.items():
+        part = status.get(name) or {}
+        kept[name] = {field: part.get(field) for field in decided}
     return json.dumps(kept, sort_keys=True)
 
 

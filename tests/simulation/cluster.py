@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from goodput.protocol import ENV_SLOT
 from goodput_operator import names
-from tests.simulation.apiserver import DEFAULT_GRACE_SECONDS, ApiServer, Json
+from goodput_operator.api.base import format_time
+from tests.simulation.apiserver import DEFAULT_GRACE_SECONDS, ApiServer, Json, now
 from tests.simulation.history import Harm, clock
 from tests.simulation.workers import Worker
 
@@ -186,7 +187,9 @@ class Cluster:
         taint = {"key": names.TAINT_UNREACHABLE, "effect": "NoExecute"}
 
         def change(node: Json) -> None:
-            node["status"]["conditions"] = [{"type": "Ready", "status": value}]
+            [ready] = node["status"]["conditions"]
+            if ready["status"] != value:
+                ready |= {"status": value, "lastTransitionTime": format_time(now())}
             node["spec"] = {} if value == "True" else {"taints": [taint]}
 
         self._server.change("nodes", "", name, change, NODE_CONTROLLER)

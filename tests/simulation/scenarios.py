@@ -1,6 +1,8 @@
 """What a user sees happen to a job, each from before the trouble to the rest after it."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from goodput_operator.api.status import ConditionType
@@ -9,10 +11,17 @@ from tests.simulation.world import Scenario, World
 
 async def training(world: World, **spec: Any) -> None:
     """A job trains; faults have not begun."""
+    async with before(world):
+        await world.start_operator()
+        world.create_job(**spec)
+        await world.until_trains(1)
+
+
+@asynccontextmanager
+async def before(world: World) -> AsyncIterator[None]:
+    """What happens before writes are counted, and fail."""
     faults, world.server.faults = world.server.faults, {}
-    await world.start_operator()
-    world.create_job(**spec)
-    await world.until_trains(1)
+    yield
     world.server.faults = faults
     world.server.begin()
 
@@ -159,7 +168,24 @@ async def shrink(world: World) -> None:
     """A worker's node is lost, there is no other, and the gang may be smaller."""
     await training(world, elastic=ELASTIC)
     world.cluster.lose_node(world.node_of(1))
-    await world.until(lambda: world.trains(2) and world.gang().world.workers == 3)
+    await until_trains(world, 2, workers=3)
+
+
+async def grow(world: World) -> None:
+    """There is room again for a gang that went on without a worker."""
+    async with before(world):
+        await world.start_operator()
+        world.create_job(workers=3, elastic=ELASTIC)
+        await world.until_trains(1)
+        world.edit_spec(workers=4)  # so the operator learns what a change of size costs
+        await until_trains(world, 2, workers=4)
+        node = world.node_of(1)
+        world.cordon(node)
+        world.delete_pod(1)
+        await until_trains(world, 3, workers=3)
+    world.cordon(node, off=True)
+    await until_trains(world, 4, workers=4)
+    assert world.lost_steps() == 0, "the growth lost steps"
 
 
 async def scale(world: World) -> None:
@@ -167,8 +193,8 @@ async def scale(world: World) -> None:
     await training(world, elastic=ELASTIC)
     for attempt, workers in ((2, 3), (3, 4)):
         world.edit_spec(workers=workers)
-        await world.until(lambda: world.trains(attempt))  # noqa: B023 – awaited at once
-        assert world.gang().world.workers == workers
+        await until_trains(world, attempt, workers=workers)
+    assert world.lost_steps() == 0, "a change of size by choice lost steps"
 
 
 async def reclaimed(world: World) -> None:
@@ -176,13 +202,15 @@ async def reclaimed(world: World) -> None:
     await training(world)
     world.announce(world.node_of(1), "aws-node-termination-handler/spot-itn")
     await world.until_trains(2)
+    assert world.lost_steps() == 0, "there was time to save"
 
 
 async def drained(world: World) -> None:
     """A worker's node is drained, and an elastic gang saves and goes on smaller."""
     await training(world, elastic=ELASTIC)
     world.drain(1)
-    await world.until(lambda: world.trains(2) and world.gang().world.workers == 3)
+    await until_trains(world, 2, workers=3)
+    assert world.lost_steps() == 0, "there was time to save"
 
 
 async def spare(world: World) -> None:
@@ -190,6 +218,12 @@ async def spare(world: World) -> None:
     await training(world, spares=1)
     world.cluster.lose_node(world.node_of(1))
     await world.until_trains(2)
+
+
+async def until_trains(world: World, attempt: int, *, workers: int) -> None:
+    """The attempt trains, with so many workers."""
+    await world.until(lambda: world.trains(attempt))
+    assert world.gang().world.workers == workers
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -210,6 +244,7 @@ SCENARIOS: dict[str, Scenario] = {
         gang_waits,
         checkpoint_spoiled,
         shrink,
+        grow,
         scale,
         reclaimed,
         drained,
@@ -220,6 +255,7 @@ SCENARIOS: dict[str, Scenario] = {
 WORLDS: dict[str, dict[str, int]] = {
     "two_nodes_lost": {"workers": 3, "spare_nodes": 2},
     "shrink": {"workers": 4, "spare_nodes": 0},
+    "grow": {"workers": 4, "spare_nodes": 0},
     "scale": {"workers": 4, "spare_nodes": 0},
     "spare": {"workers": 2, "spare_nodes": 1},
     "drained": {"workers": 4, "spare_nodes": 0},

@@ -7,8 +7,7 @@ import pytest
 
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 from tests.simulation import oracle
-from tests.simulation.apiserver import Fault
-from tests.simulation.scenarios import training
+from tests.simulation.scenarios import scale, shrink, training
 from tests.simulation.test_chaos import Chaos
 from tests.simulation.workers import STEPS_PER_COMMIT
 from tests.simulation.world import World, simulate
@@ -41,32 +40,6 @@ def check(world: World, *, wanted: int | None = WORKERS, created_once: bool = Tr
         world.check_ledger()
 
 
-async def shrink(world: World) -> None:
-    """A node is lost and there is no other."""
-    await training(world, elastic=ELASTIC)
-    world.cluster.lose_node(world.node_of(1))
-    await until_trains(world, WORKERS - 1)
-
-
-async def shrink_and_grow(world: World) -> None:
-    """A node is lost; it returns, and is taken in when that pays."""
-    await training(world, elastic=ELASTIC)
-    node = world.node_of(1)
-    world.cluster.lose_node(node)
-    await until_trains(world, WORKERS - 1)
-    world.cluster.heal(node)
-    await until_trains(world, WORKERS)
-
-
-async def scale(world: World) -> None:
-    """The user wants fewer workers, and then more again."""
-    await training(world, elastic=ELASTIC)
-    world.edit_spec(workers=WORKERS - 1)
-    await until_trains(world, WORKERS - 1)
-    world.edit_spec(workers=WORKERS)
-    await until_trains(world, WORKERS)
-
-
 def test_a_gang_goes_on_smaller_when_a_node_is_lost() -> None:
     async def story(world: World) -> None:
         await shrink(world)
@@ -83,7 +56,10 @@ def test_a_gang_goes_on_smaller_when_a_node_is_lost() -> None:
 
 def test_a_node_that_returns_is_taken_in_without_a_lost_step() -> None:
     async def story(world: World) -> None:
-        await shrink_and_grow(world)
+        await shrink(world)
+        [node] = [n for n, one in world.cluster.kubelets.items() if not one.powered]
+        world.cluster.heal(node)
+        await until_trains(world, WORKERS)
         await world.check_rest(120)
 
     world = simulate(story, workers=WORKERS, spare_nodes=0)
@@ -202,25 +178,6 @@ def test_an_elastic_job_survives_a_row_of_harms_and_is_whole_again(seed: int, sd
 
     world = simulate(story, workers=3, spare_nodes=0, sdk=sdk)
     check(world, created_once=False)
-
-
-SCENARIOS = {one.__name__: one for one in (shrink, shrink_and_grow, scale)}
-
-
-@pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER], ids=lambda one: one.name)
-@pytest.mark.parametrize("name", sorted(SCENARIOS))
-def test_an_operator_that_dies_at_any_write_decides_the_same(name: str, fault: Fault) -> None:
-    scenario = SCENARIOS[name]
-    plain = simulate(scenario, workers=WORKERS, spare_nodes=0)
-    sizes = [one.world.workers for one in plain.gangs.values()]
-    writes = len(plain.server.writes)
-    for position in range(1, writes + 1, 1 if writes < 30 else 3):  # most are the ledger's rhythm
-        world = simulate(scenario, faults={position: fault}, workers=WORKERS, spare_nodes=0)
-        if position in world.server.faults:
-            continue  # the ledger's rhythm was another: so many writes were not needed
-        check(world, wanted=None if name == "scale" else WORKERS)
-        assert [one.world.workers for one in world.gangs.values()] == sizes
-        assert name != "scale" or world.lost_steps() == 0
 
 
 def test_a_quota_that_lets_a_part_in_makes_the_gang_smaller_not_late() -> None:

@@ -174,7 +174,7 @@ class Gang:
         for process in members:
             process.say("step", step=self.step, milliseconds=int(STEP_SECONDS * 1000))
         asked = members[0].worker.save_step
-        self.resting = asked is not None and self.step >= asked and self.simulation.saves
+        self.resting = asked == self.step and self.simulation.saves  # else it was told too late
         if self.step % STEPS_PER_COMMIT == 0 or self.resting:
             self.commit()
 

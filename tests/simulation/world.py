@@ -198,10 +198,14 @@ class World:
         self.server.change("pods", KEY[0], name, lambda pod: pod["status"].update(marked))
         self.server.delete("pods", KEY[0], name)
 
+    def cordon(self, node: str, *, off: bool = False) -> None:
+        """Somebody keeps new pods off a node; `off`: no longer."""
+        wanted = {"unschedulable": not off}
+        self.server.change("nodes", "", node, lambda one: one["spec"].update(wanted))
+
     def drain(self, slot: int) -> None:
         """Somebody drains a worker's node, as kubectl does: a cordon, then an eviction."""
-        cordon = {"unschedulable": True}
-        self.server.change("nodes", "", self.node_of(slot), lambda one: one["spec"].update(cordon))
+        self.cordon(self.node_of(slot))
         self.evict(slot)
 
     def announce(self, node: str, taint: str) -> None:
@@ -213,7 +217,7 @@ class World:
     def lost_steps(self) -> int:
         """Steps that were trained twice, over all attempts."""
         return sum(
-            one.step - (after.world.restore_step or 0)
+            max(0, one.step - (after.world.restore_step or 0))
             for one, after in pairwise(self.gangs.values())
         )
 

@@ -18,7 +18,7 @@ from tests.sweep.sweep import main_on_own_plane
 def main() -> int:
     """Sweep; exit status 0 only when nothing was violated."""
     parser = argparse.ArgumentParser(prog="make sweep")
-    parser.add_argument("--plan", default="", help="a plan's name, or the beginning of some")
+    parser.add_argument("--plan", default="", help="names of plans, or how some begin: a,b")
     parser.add_argument("--sample", type=int, default=0, help="play so many plans only")
     parser.add_argument(
         "--limit-seconds", type=float, default=inf, help="begin no plan after so long"

@@ -9,13 +9,18 @@ from tests.sweep.world import NODES, RealWorld
 Scenario = Callable[[RealWorld], Awaitable[None]]
 
 EDITED = {"name": "EDITED", "value": "1"}
+ELASTIC = {"minWorkers": 1, "maxWorkers": 2}
 
 
-async def training(world: RealWorld, **spec: Any) -> None:
-    """A job trains; harm begins now."""
+async def training(world: RealWorld, *, full: bool = False, **spec: Any) -> None:
+    """A job trains; harm begins now. `full`: and there is room for nobody else."""
     await world.start_operator()
     await world.submit(**spec)
     await world.until_trains(1)
+    wanted = spec.get("spares", 0)
+    await world.until(lambda: world.status.workers.spares == wanted)
+    if full:
+        await world.fill()
     await world.begin()
 
 
@@ -124,6 +129,74 @@ async def gang_waits(world: RealWorld) -> None:
     await world.until_trains(1)
 
 
+async def shrink(world: RealWorld) -> None:
+    """A worker's node loses its power, there is no other, and the gang may be smaller."""
+    await training(world, full=True, elastic=ELASTIC)
+    await world.lose_nodes(1)
+    await until_trains(world, 2, workers=1)
+
+
+async def grow(world: RealWorld) -> None:
+    """There is room again for a gang that went on without a worker."""
+    await world.start_operator()
+    await world.submit(workers=1, elastic=ELASTIC)
+    await world.until_trains(1)
+    await world.scale(2)  # so the operator learns what a change of size costs
+    await until_trains(world, 2, workers=2)
+    await world.fill()
+    node = world.node_of(1)
+    await world.cordon(node)
+    await world.remove_pod(1)
+    await until_trains(world, 3, workers=1)
+    await world.begin()
+    await world.uncordon(node)
+    await until_trains(world, 4, workers=2)
+    assert world.lost_steps() == 0, "the growth lost steps"
+
+
+async def scale(world: RealWorld) -> None:
+    """The user wants fewer workers, and then more again."""
+    await training(world, elastic=ELASTIC)
+    await world.scale(1)
+    await until_trains(world, 2, workers=1)
+    await world.scale(2)
+    await until_trains(world, 3, workers=2)
+    assert world.lost_steps() == 0, "a change of size by choice lost steps"
+
+
+async def reclaimed(world: RealWorld) -> None:
+    """A worker's node says that it is about to go, and the gang saves before."""
+    await training(world)
+    await world.announce(world.node_of(1), "aws-node-termination-handler/spot-itn")
+    await world.until_trains(2)
+    assert world.lost_steps() == 0, "there was time to save"
+
+
+async def drained(world: RealWorld) -> None:
+    """A worker's node is drained, and an elastic gang saves and goes on smaller."""
+    await training(world, full=True, elastic=ELASTIC)
+    await world.cordon(world.node_of(1))
+    await world.evict(1)
+    await until_trains(world, 2, workers=1)
+    assert world.lost_steps() == 0, "there was time to save"
+
+
+async def spare(world: RealWorld) -> None:
+    """A worker's node loses its power, and a spare takes its place; no other can be had."""
+    await training(world, full=True, spares=1)
+    pods = set(world.server.created)
+    await world.lose_nodes(1)
+    await world.until_trains(2)
+    started = {process.worker.name for process in world.gang().members.values()}
+    assert started <= pods, "a pod was started for it"
+
+
+async def until_trains(world: RealWorld, attempt: int, *, workers: int) -> None:
+    """The attempt trains, with so many workers."""
+    await world.until(lambda: world.trains(attempt))
+    assert world.gang().world.workers == workers
+
+
 SCENARIOS: dict[str, Scenario] = {
     one.__name__: one
     for one in (
@@ -139,5 +212,11 @@ SCENARIOS: dict[str, Scenario] = {
         edit_suspended,
         delete,
         gang_waits,
+        shrink,
+        grow,
+        scale,
+        reclaimed,
+        drained,
+        spare,
     )
 }

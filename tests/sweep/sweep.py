@@ -314,11 +314,13 @@ async def run(
         memory: what is known of this commit already.
         sample: play so many plans only; 0: all.
         limit_seconds: begin no plan after so long.
-        only: a plan's name, or the beginning of some.
+        only: names of plans, or their beginnings, with commas between.
     """
     began = time.monotonic()
     async with sweeping(plane, lanes, directory, limit_seconds) as sweep:
-        wanted = [name for name in SCENARIOS if not only or name == only.split(":", maxsplit=1)[0]]
+        chosen = tuple(only.split(","))
+        scenarios = {one.partition(":")[0] for one in chosen}
+        wanted = [name for name in SCENARIOS if not only or name in scenarios]
         expected, plans, broken, runs = dict[str, Result](), list[Plan](), list[str](), 0
         async for reference in _remembered(sweep, [Plan(name) for name in wanted], {}, memory):
             runs += reference.runs
@@ -330,9 +332,9 @@ async def run(
                 continue
             expected[name] = reference
             plans += plans_of(reference)
-        plans = sorted(plan for plan in plans if str(plan).startswith(only))
+        plans = sorted(plan for plan in plans if str(plan).startswith(chosen))
         if only and not plans:
-            plans = [Plan.read(only)]
+            plans = [Plan.read(one) for one in chosen]
         points = len({(plan.scenario, plan.point) for plan in plans if plan.fault in AT_A_WRITE})
         random.Random(seed).shuffle(plans)
         plans = plans[:sample] if sample else plans

@@ -34,7 +34,7 @@ LEASE_SECONDS, RENEW_SECONDS = 10, 1
 JOBS = "/apis/goodput.training/v1alpha1/namespaces/{}/trainingjobs"
 
 
-JUDGED = ("I1", "I2", "I3", "I4", "I8")
+JUDGED = ("I1", "I2", "I3", "I4", "I8", "I15")
 """The promises that can be judged by what watches and workers tell; the proxy judges others."""
 
 
@@ -166,6 +166,7 @@ class RealWorld(World):
         self._operator: Operator | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._killed = False
+        self._marked: set[str] = set()
 
     @property
     def proxy(self) -> FaultProxy:
@@ -248,6 +249,11 @@ class RealWorld(World):
         path = f"{JOBS.format(self.namespace)}/{KEY[1]}"
         await self._lane.api.call("PATCH", path, {"spec": spec}, MERGE_PATCH)
 
+    async def scale(self, workers: int) -> None:
+        """The user asks for another size, as `kubectl scale` does."""
+        path = f"{JOBS.format(self.namespace)}/{KEY[1]}/scale"
+        await self._lane.api.call("PATCH", path, {"spec": {"replicas": workers}}, MERGE_PATCH)
+
     async def remove_job(self) -> None:
         """The user deletes the job, as kubectl does."""
         path = f"{JOBS.format(self.namespace)}/{KEY[1]}"
@@ -259,14 +265,39 @@ class RealWorld(World):
         path = f"/api/v1/namespaces/{self.namespace}/pods/{name}"
         await self._lane.api.call("DELETE", path)
 
+    async def evict(self, slot: int) -> None:
+        """A worker's pod is evicted, as a drain does it."""
+        name = self.pod(slot)["metadata"]["name"]
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/eviction"
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+        await self._lane.api.call("POST", path, body)
+
+    async def cordon(self, node: str) -> None:
+        """Somebody keeps new pods off a node."""
+        await self._mark(node, {"unschedulable": True})
+
+    async def uncordon(self, node: str) -> None:
+        """It may have pods again."""
+        await self._mark(node, {"unschedulable": None})
+
+    async def announce(self, node: str, taint: str) -> None:
+        """A node says by a taint that it is about to go."""
+        await self._mark(node, {"taints": [{"key": taint, "effect": "NoSchedule"}]})
+
+    async def _mark(self, node: str, spec: Object) -> None:
+        self._marked.add(node)
+        await self._lane.api.call("PATCH", f"/api/v1/nodes/{node}", {"spec": spec}, MERGE_PATCH)
+
     async def lose_nodes(self, *slots: int) -> None:
         """The nodes of these workers lose their power."""
         for node in [self.node_of(slot) for slot in slots]:
             await self.cluster.lose_node(node)
 
-    async def fill(self, nodes: int) -> None:
-        """Pods of somebody else take the whole room of so many nodes."""
-        for node in self._lane.nodes[:nodes]:
+    async def fill(self, nodes: int | None = None) -> None:
+        """Pods of somebody else take the whole room of so many nodes; None: of all that is left."""
+        taken = {pod["spec"].get("nodeName") for pod in self.pods}
+        free = [node for node in self._lane.nodes if node not in taken]
+        for node in free[:nodes]:
             container = {
                 "name": "other",
                 "image": "other.example/other",
@@ -390,6 +421,7 @@ class RealWorld(World):
             while await api.items(f"{root}?limit=1"):
                 await asyncio.sleep(0.2)
                 await api.call("DELETE", root, {"gracePeriodSeconds": 0})
-        if self.cluster.dark:
-            await self.cluster.heal()
-            await self._lane.until_clean()
+        for node in sorted(self._marked):
+            await self._mark(node, {"taints": None, "unschedulable": None})
+        await self.cluster.heal()
+        await self._lane.until_clean()

@@ -149,6 +149,8 @@ class AttemptStatus(ApiModel):
     """The step at which the training is asked to save, so that a planned end loses nothing."""
     save_by: Time | None = None
     """When the planned end comes, saved or not."""
+    save_asked_at: Time | None = None
+    """When it was asked."""
 
 
 class SlotStatus(ApiModel):

@@ -5,7 +5,7 @@ in which "unknown" is a value of its own, never a default.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -87,6 +87,7 @@ class Worker:
             made; since we began to listen if that is later.
         succeeded: the status has it that its processes of the newest attempt ended well.
         domain: its node's rack, empty where that is not known.
+        spot: its node's cloud may take the node away at any time, as a label says.
         notice: that it will be taken away, and until when it may save; None: nobody says so.
     """
 
@@ -99,6 +100,7 @@ class Worker:
     silent_seconds: float
     succeeded: bool = False
     domain: str = ""
+    spot: bool = False
     notice: Notice | None = None
 
     @property
@@ -140,6 +142,7 @@ class JobSnapshot:
         listening_since: when this operator began to take reports, and to answer them.
         refusal: why the API server refused to create a pod in the last pass, else empty.
         template_answer: None when the API server was not asked.
+        ready_since: since when the nodes that are Ready have been, as far as they were looked at.
     """
 
     key: tuple[str, str]
@@ -151,6 +154,7 @@ class JobSnapshot:
     listening_since: datetime
     refusal: str = ""
     template_answer: TemplateAnswer | None = None
+    ready_since: Mapping[str, datetime] = field(default_factory=dict)
 
 
 def reseat(snapshot: JobSnapshot, slots: Sequence[SlotStatus]) -> JobSnapshot:
@@ -283,11 +287,24 @@ def observe_node(node: Mapping[str, Any] | None) -> NodeHealth:
     taints = (node.get("spec") or {}).get("taints") or ()
     if any(taint.get("key") == names.TAINT_OUT_OF_SERVICE for taint in taints):
         return NodeHealth.GONE
-    for condition in (node.get("status") or {}).get("conditions") or ():
-        if condition.get("type") == "Ready":
-            ready = condition.get("status") == "True"
-            return NodeHealth.READY if ready else NodeHealth.NOT_READY
-    return NodeHealth.NOT_READY
+    ready = _ready_condition(node).get("status") == "True"
+    return NodeHealth.READY if ready else NodeHealth.NOT_READY
+
+
+def _ready_condition(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    conditions = mappings(mapping(node.get("status")).get("conditions"))
+    return next((one for one in conditions if one.get("type") == "Ready"), {})
+
+
+def _ready_since(nodes: Mapping[str, Mapping[str, Any] | None]) -> dict[str, datetime]:
+    """Return when each node that is Ready became so, where it says that."""
+    return {
+        name: parse_time(since)
+        for name, node in sorted(nodes.items())
+        if node is not None
+        and observe_node(node) is NodeHealth.READY
+        and (since := _ready_condition(node).get("lastTransitionTime"))
+    }
 
 
 def observe(
@@ -308,8 +325,8 @@ def observe(
         job: the raw TrainingJob.
         slots: the status's places of the gang.
         pods: trimmed pods that carry the job's label.
-        nodes: by name, for the pods' nodes, None for one that is not there; or None when we
-            may not see nodes.
+        nodes: by name, for the pods' nodes and those that are avoided, None for one that is not
+            there; or None when we may not see nodes.
         agents: by pod UID.
         listening_since: when this operator began to take reports: silence counts from then.
         now: the present.
@@ -337,12 +354,12 @@ def observe(
         heard_at = listening_since
         if pod is not None:
             heard_at = max(heard_at, agent.received_at if agent else pod.created_at)
-        health, notice, domain = NodeHealth.UNKNOWN, None, ""
+        health, notice = NodeHealth.UNKNOWN, None
+        labels: Mapping[str, Any] = {}
         if pod and pod.node and nodes is not None:
             node = nodes.get(pod.node)
             health, notice = observe_node(node), node_notice(node, tolerations)
             labels = mapping(mapping((node or {}).get("metadata")).get("labels"))
-            domain = labels.get(names.LABEL_RACK, "")
         if pod:
             notice = pod_notice(pod.gone_by, pod.disruption, agent) or notice
         workers.append(
@@ -355,7 +372,8 @@ def observe(
                 node=health,
                 silent_seconds=max(0.0, (now - heard_at).total_seconds()),
                 succeeded=slot.succeeded,
-                domain=domain,
+                domain=labels.get(names.LABEL_RACK, ""),
+                spot=any(labels.get(name) == value for name, value in names.SPOT_LABELS),
                 notice=notice,
             )
         )
@@ -369,4 +387,5 @@ def observe(
         listening_since=listening_since,
         refusal=refusal,
         template_answer=template_answer,
+        ready_since=_ready_since(nodes or {}),
     )

@@ -6,6 +6,7 @@ and `plan.resize` (while the gang trains).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import median
 
@@ -16,6 +17,8 @@ from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.members import MAX_SIZES_SHOWN, is_ready
 from goodput_operator.plan.sizing import (
     MEASURED_RESTARTS,
+    SPOT_FAULTS_PER_NODE_SECOND,
+    STEADY_FAULTS_PER_NODE_SECOND,
     Decaying,
     FailureHistory,
     Idle,
@@ -71,7 +74,10 @@ def with_snooze(status: TrainingJobStatus, view: View) -> TrainingJobStatus:
 
 
 def restart_seconds(elastic: ElasticStatus) -> float:
-    """Return R_g, what a change of size costs in seconds of the whole gang's time."""
+    """Return R_g + w, what a change of size costs in seconds of the whole gang's time.
+
+    What was measured lasts from the last step before the gang saved to the first one after.
+    """
     return planned_restart_seconds([one / 1000 for one in elastic.planned_restart_milliseconds])
 
 
@@ -119,11 +125,10 @@ def with_economy(status: TrainingJobStatus, view: View) -> TrainingJobStatus:
     elastic = status.elastic
     if elastic is None or not elastic.workers:
         return status
-    mean_seconds = history(elastic, view.now).mean_seconds_to_restart(elastic.workers, view.now)
     count = economic_spares(
         workers=elastic.workers,
         saved_seconds=saved_by_spare_seconds(elastic),
-        mean_seconds_to_restart=mean_seconds,
+        mean_seconds_to_restart=_mean_seconds_to_restart(view, elastic),
         one_by_one=view.spec.elastic is None or view.wanted - 1 in view.sizes,
     )
     return remembering(status, economic_spares=min(count, MAX_SPARES))
@@ -139,6 +144,19 @@ def with_starts_measured(
         return status
     known = [*elastic.pod_start_milliseconds, max(0, *ages)][-MEASURED_STARTS:]
     return remembering(status, pod_start_milliseconds=known)
+
+
+def _mean_seconds_to_restart(view: View, elastic: ElasticStatus) -> float:
+    """Return M for the gang that there was last, on the nodes that its workers are on now."""
+    past = replace(history(elastic, view.now), faults_per_node_second=_faults_expected(view))
+    return past.mean_seconds_to_restart(elastic.workers, view.now)
+
+
+def _faults_expected(view: View) -> float:
+    """Return λ0 of the nodes that the workers are on, in faults per node-second."""
+    spot = [one.spot for one in view.gang if one.pod and one.pod.node]
+    share = sum(spot) / len(spot) if spot else 0.0
+    return share * SPOT_FAULTS_PER_NODE_SECOND + (1 - share) * STEADY_FAULTS_PER_NODE_SECOND
 
 
 def history(elastic: ElasticStatus, now: datetime) -> FailureHistory:
@@ -188,9 +206,7 @@ def replacements_due(view: View, size: int) -> datetime | None:
         restart_seconds=restart_seconds(elastic),
         lost_workers=max(0, before - size),
         workers=before,
-        mean_seconds_to_restart=history(elastic, view.now).mean_seconds_to_restart(
-            before, view.now
-        ),
+        mean_seconds_to_restart=_mean_seconds_to_restart(view, elastic),
         limit_seconds=view.spec.elastic.faulty_scale_down_timeout_seconds,
     )
     return opened_at + timedelta(seconds=wait)

@@ -20,7 +20,8 @@ from goodput_operator.api.status import (
     LedgerStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import Finding, GangProgress
+from goodput_operator.diagnose.examine import Finding, GangProgress, where
+from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.reasons import PUBLISHED, RESIZED, SUSPENDED
 from goodput_operator.plan.view import View, find_condition, is_finished, is_true
 
@@ -179,7 +180,12 @@ def _told(
     if (incident.reason, incident.message) != (ended.reason, message):
         cause = _cause(seen.diagnosis.findings, ended.message)
         worker = next(
-            (one for one in seen.snapshot.workers if cause and one.slot == cause.slot), None
+            (
+                one
+                for one in seen.snapshot.workers
+                if (one.slot == cause.slot if cause else _names(ended.message, one))
+            ),
+            None,
         )
         incident = incident.model_copy(
             update={
@@ -206,6 +212,11 @@ def _cause(findings: Sequence[Finding], message: str) -> Finding | None:
     return next(
         (one for one in findings if one.certain and message.startswith(one.message[:200])), None
     )
+
+
+def _names(message: str, worker: Worker) -> bool:
+    """Return whether a message begins with this worker, as that of a notice does."""
+    return worker.pod is not None and message.startswith(where(worker))
 
 
 # --- what was decided -----------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from goodput_operator.plan.view import Step, View, next_incarnation
 
 NOTICE_SECONDS = 60.0
 """A node that lost a worker is taken for what it says of itself again after so long: by then
-the control plane has noticed."""
+the control plane has noticed; sooner if it has become Ready since."""
 
 
 def joiners(view: View) -> tuple[Worker, ...]:
@@ -226,6 +226,8 @@ def _avoided(view: View) -> list[Exclusion]:
 
 def _forgiven_at(view: View, exclusion: Exclusion) -> datetime:
     began = exclusion.until - timedelta(seconds=view.timing.exclusion_seconds)
+    if view.snapshot.ready_since.get(exclusion.node, began) > began:
+        return began  # the control plane has seen it go and come back
     return min(exclusion.until, began + timedelta(seconds=NOTICE_SECONDS))
 
 
@@ -284,7 +286,7 @@ def _due(view: View) -> Change | None:
         return Change(_settled_at(view), f"from {size} workers to {size + gain}, as spec says")
     price = restart_price(
         workers=size, restart_seconds=restart_seconds(elastic), stall_seconds=0
-    )  # how long a save takes nobody tells us; it is part of what a restart was measured to take
+    )  # the save is part of what a restart was measured to take
     known = idle(elastic, view.now)
     due_at = known.due_at(price, view.now)
     assert due_at is not None
@@ -330,8 +332,17 @@ def _change(view: View) -> Step | None:
     if asked and not has_saved(view):
         return None
     status = stop(view, reason=RESIZED, message=change.message, charged=False, ended_at=view.now)
-    status = remembering(status, resize_began_at=truncate(view.now))
+    status = remembering(status, resize_began_at=truncate(_stands_since(view)))
     return Step(status, RESIZED, change.message)
+
+
+def _stands_since(view: View) -> datetime:
+    """Return since when the gang has done no step: who has saved as asked rests from then on."""
+    progress, save_step = view.diagnosis.progress, view.attempt.save_step
+    if progress.committed is None or progress.committed_step_at is None or save_step is None:
+        return view.now
+    rests = progress.committed.step >= save_step
+    return min(view.now, progress.committed_step_at) if rests else view.now
 
 
 def _recheck_at(view: View) -> datetime | None:

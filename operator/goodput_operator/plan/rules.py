@@ -52,7 +52,7 @@ from goodput_operator.plan.reasons import (
     SUSPENDED,
 )
 from goodput_operator.plan.resize import release_surplus, resize
-from goodput_operator.plan.saving import ask, can_ask, has_saved, knows
+from goodput_operator.plan.saving import ask, ask_again, can_ask, has_saved, knows
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import (
     Step,
@@ -493,6 +493,7 @@ RULES: tuple[Rule, ...] = (
     template_invalid,
     open_attempt,
     attempt_over,
+    ask_again,
     heed_notices,
     release_surplus,
     starting,

@@ -10,7 +10,8 @@ from goodput_operator.api.base import truncate
 from goodput_operator.api.status import AttemptState, TrainingJobStatus
 from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
 from goodput_operator.observe.snapshot import Worker
-from goodput_operator.plan.view import View
+from goodput_operator.plan.steps import earliest
+from goodput_operator.plan.view import Step, View
 
 
 def can_ask(view: View) -> bool:
@@ -53,14 +54,42 @@ def ask(view: View, by: datetime | None = None) -> TrainingJobStatus:
         seconds = view.spec.elastic.graceful_shutdown_timeout_seconds
         by = view.now + timedelta(seconds=seconds)
     step = (progress.step or 0) + progress.steps_until_told(view.now)
-    asked = view.attempt.model_copy(update={"save_step": step, "save_by": truncate(by)})
+    asked = view.attempt.model_copy(
+        update={"save_step": step, "save_by": truncate(by), "save_asked_at": truncate(view.now)}
+    )
     return view.status.model_copy(update={"attempt": asked})
 
 
 def unasked(view: View) -> TrainingJobStatus:
     """Return the status in which nobody is asked to save."""
-    attempt = view.attempt.model_copy(update={"save_step": None, "save_by": None})
+    nothing = {"save_step": None, "save_by": None, "save_asked_at": None}
+    attempt = view.attempt.model_copy(update=nothing)
     return view.status.model_copy(update={"attempt": attempt})
+
+
+def ask_again(view: View) -> Step | None:
+    """Ask for a later step where the training has passed the one that it was asked for.
+
+    An operator may die between the question and telling all agents of it. What the training
+    saves by itself after that step is no answer, and it trains on from there.
+    """
+    attempt = view.status.attempt
+    if attempt is None or attempt.state is not AttemptState.RUNNING or not _overtaken(view):
+        return None
+    if attempt.save_by is None or view.now >= attempt.save_by:
+        return None
+    if not knows(view.gang):
+        return Step(view.status, "Saving", recheck_at=earliest(view, attempt.save_by))
+    message = "the training passed the step that it was asked to save, and is asked again"
+    return Step(ask(view, attempt.save_by), "SaveAsked", message)
+
+
+def _overtaken(view: View) -> bool:
+    """Return whether a former operator asked, and the training has gone on beyond that step."""
+    attempt, step = view.attempt, view.diagnosis.progress.step
+    if attempt.save_asked_at is None or attempt.save_step is None or step is None:
+        return False
+    return attempt.save_asked_at < view.snapshot.listening_since and step > attempt.save_step
 
 
 def has_saved(view: View) -> bool:
@@ -68,4 +97,8 @@ def has_saved(view: View) -> bool:
     attempt, committed = view.attempt, view.diagnosis.progress.committed
     if attempt.save_by is None or view.now >= attempt.save_by:
         return True
-    return committed is not None and committed.step >= (attempt.save_step or 0)
+    return (
+        not _overtaken(view)
+        and committed is not None
+        and committed.step >= (attempt.save_step or 0)
+    )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from goodput.protocol import HOLD, RUN
+from goodput_operator.api.base import format_time
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType, ElasticStatus
 from tests.unit.plan.conftest import World, node_object
 
@@ -178,6 +179,18 @@ def test_joiners_are_made_ready_while_the_gang_trains_on(elastic: MakeWorld) -> 
     assert remembered(world).joinable == 1
 
 
+def test_a_node_that_was_seen_to_go_and_come_back_is_trusted_at_once(elastic: MakeWorld) -> None:
+    world = elastic()
+    node = lose(world, 1)
+    world.jump(5)
+    come_back(world, node)
+    returned = world.nodes[node]
+    assert returned is not None
+    returned["status"]["conditions"][0]["lastTransitionTime"] = format_time(world.now)
+    world.pass_time(2)
+    assert "job-1-1" in world.pods
+
+
 def test_the_gang_grows_when_idling_has_cost_what_the_restart_costs(elastic: MakeWorld) -> None:
     world = elastic()
     node = lose(world, 1)
@@ -332,6 +345,21 @@ def test_the_training_is_asked_to_save_after_a_step_that_is_yet_to_come(elastic:
     world.settle()
     assert members(world) == [0, 1, 2]
     assert (world.attempt.restore_step, world.attempt.save_step) == (asked, None)
+
+
+def test_what_a_change_of_size_costs_begins_with_the_save(elastic: MakeWorld) -> None:
+    world = elastic(4, step=12)
+    world.spec["workers"] = 3
+    world.settle()
+    asked = world.attempt.save_step
+    assert asked is not None
+    world.train(asked, commit=asked)
+    world.jump(7)  # until it is known that all of it is saved
+    world.settle()
+    world.jump(3)
+    world.train(asked + 1)
+    world.settle()
+    assert remembered(world).planned_restart_milliseconds == [10_000]
 
 
 def test_one_who_changes_his_mind_in_time_changes_nothing(elastic: MakeWorld) -> None:

@@ -35,7 +35,8 @@ def test_a_node_that_is_about_to_go_is_left_with_all_work_saved(
     training: MakeWorld, taint: str
 ) -> None:
     world = training(4)
-    world.taint(node_of(world, 1), taint)
+    left = node_of(world, 1)
+    world.taint(left, taint)
     world.settle()
     assert (world.attempt.number, world.attempt.state) == (1, AttemptState.RUNNING)
     asked = save(world)
@@ -47,6 +48,8 @@ def test_a_node_that_is_about_to_go_is_left_with_all_work_saved(
     assert (world.status.recovery.total, world.status.recovery.restarts) == (1, [])
     assert world.spent(Bucket.DETECTION) == 0
     assert world.spent(Bucket.LOST_WORK) == 0
+    [incident] = world.status.incidents
+    assert (incident.slot, incident.pod, incident.node) == (1, "job-1-0", left)
     world.assert_ledger_sums()
 
 
@@ -110,6 +113,21 @@ def test_who_does_not_save_in_time_is_left_all_the_same(training: MakeWorld) -> 
     assert world.attempt.number == 1
     world.pass_time(10)
     assert (world.attempt.number, world.attempt.restore_step) == (2, 10)
+
+
+def test_a_question_that_died_with_its_operator_is_asked_again(training: MakeWorld) -> None:
+    world = training(4)
+    world.taint(node_of(world, 1), SPOT)
+    world.visit()
+    asked = world.attempt.save_step
+    assert asked is not None
+    world.jump(12)  # nobody was told of it
+    world.listening_since = world.now
+    world.train(asked + 2, commit=asked + 1)
+    world.settle()
+    assert world.attempt.number == 1, "what the training has saved by itself is no answer"
+    assert (world.attempt.save_step or 0) > asked + 2
+    assert save(world) == world.attempt.restore_step
 
 
 def test_a_pod_that_ends_too_soon_to_save_is_lost_at_once(training: MakeWorld) -> None:

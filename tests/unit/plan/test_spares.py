@@ -217,6 +217,21 @@ def test_auto_keeps_as_many_as_pay_for_themselves(
     assert world.status.workers.spares == spares
 
 
+@pytest.mark.parametrize(("label", "spares"), [("spot", 2), ("on-demand", 0)])
+def test_auto_expects_more_of_nodes_that_may_be_taken_away(
+    training: MakeWorld, label: str, spares: int
+) -> None:
+    world = training(4, spares="auto", spare_nodes=4)
+    measured(world, other=20_000, prompt=20, worker_seconds=0)
+    known = remembered(world).model_copy(update={"interruptions": 0, "episodes_micro": 0})
+    world.status = world.status.model_copy(update={"elastic": known})
+    for node in world.nodes.values():
+        assert node is not None
+        node["metadata"]["labels"] = {"karpenter.sh/capacity-type": label}
+    world.settle()
+    assert remembered(world).economic_spares == spares
+
+
 def test_the_economic_size_is_told_where_another_is_asked_for(training: MakeWorld) -> None:
     world = training(4, spares=1)
     measured(world, other=90, prompt=20, worker_seconds=1200)

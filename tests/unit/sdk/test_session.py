@@ -176,6 +176,15 @@ def test_all_ranks_are_asked_to_save_after_the_same_step_and_once(session, agent
     assert session.should_save(), "another question"
 
 
+def test_who_learns_of_the_question_too_late_does_not_save_alone(session, agent) -> None:
+    for step in (12, 13):
+        session.step(step)
+    asked(agent, 12)
+    assert not session.should_save()
+    session.step(14)
+    assert not session.should_save()
+
+
 def test_one_who_says_few_of_his_steps_saves_after_the_next(session, agent) -> None:
     asked(agent, 12)
     session.step(10)
