@@ -59,17 +59,24 @@ def load_state(state: Dict[str, Any], directory: str = "") -> Optional[int]:
         warnings.simplefilter("ignore")
         try:
             dcp.load(state, storage_reader=dcp.FileSystemReader(restored.path))
-        except Exception as error:  # DCP raises what its planner raises
+        except (Exception, dcp.CheckpointException) as error:  # the latter is a BaseException
             ranks = session.world_size()
             if restored.world_size == ranks:
                 raise
             raise checkpoint.ReshardError(
                 "step {} was saved by {} ranks and cannot be loaded by {}: {}".format(
-                    restored.step, restored.world_size, ranks, error
+                    restored.step, restored.world_size, ranks, _first_cause(error)
                 ),
                 str(restored.path),
             ) from error
     return restored.step
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return in one line what went wrong: DCP's own words hold a traceback of every rank."""
+    failures = getattr(error, "failures", None) or {0: (error, None)}
+    _, (cause, _) = min(failures.items())
+    return "{}: {}".format(type(cause).__name__, " ".join(str(cause).split()))
 
 
 def _dcp() -> Any:

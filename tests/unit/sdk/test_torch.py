@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from goodput.agent.output import Tail
 from goodput.checkpoint import CheckpointError, layout
 from goodput.checkpoint.layout import Place
 from goodput.protocol import Ancestor, Commit
@@ -30,6 +31,19 @@ for step in map(int, sys.argv[1:]):
     checkpoint.save_state(step, state)
 if session.world_size() > 1:
     dist.destroy_process_group()
+"""
+
+OF_ONE_SIZE = """
+import torch
+import torch.distributed as dist
+import goodput.checkpoint.torch as checkpoint
+from goodput import session
+dist.init_process_group("gloo")
+state = {"weight": torch.ones(12 // session.world_size())}  # a share that DCP knows nothing of
+step = checkpoint.load_state(state) or 0
+print("restored", step)
+checkpoint.save_state(step + 1, state)
+dist.destroy_process_group()
 """
 
 FAIL_ON_ONE_RANK = """
@@ -87,6 +101,22 @@ def test_another_number_of_ranks_can_load(gang, checkpoints) -> None:
     assert layout.read_manifest(str(checkpoints), Place(1, 7)).world_size == 3
     said = gang(2, 2, "-c", SAVE_AND_LOAD, lineage=[Ancestor(2, 1, 7)]).succeed()
     assert all("restored 7 [7.0, 7.0, 7.0, 7.0]" in one for one in said)
+
+
+def test_what_another_number_of_ranks_cannot_load_is_said_and_is_still_good_for_its_own(
+    gang,
+) -> None:
+    gang(3, 1, "-c", OF_ONE_SIZE).succeed()
+    saved = Ancestor(2, 1, 1)
+    for one in gang(2, 2, "-c", OF_ONE_SIZE, lineage=[saved]).wait():
+        heard = Tail()  # as the agent hears it
+        for line in one.splitlines():
+            heard.feed(line.encode())
+        name, _, said = heard.exception.partition(": ")
+        assert name == "goodput.checkpoint.errors.ReshardError"
+        assert said.startswith("step 1 was saved by 3 ranks and cannot be loaded by 2: ValueError")
+    said = gang(3, 3, "-c", OF_ONE_SIZE, lineage=[Ancestor(3, 1, 1)]).succeed()
+    assert all("restored 1" in one for one in said)
 
 
 def test_all_ranks_learn_that_one_has_failed(gang, checkpoints) -> None:
