@@ -6,6 +6,7 @@ of a failed test outside the checkout and prints where.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import uuid
@@ -27,6 +28,24 @@ from e2e.support.suite import is_up
 FAILED = pytest.StashKey[bool]()
 URGENT = 1000
 """The priority of the class that `urgent` makes."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let each worker of pytest-xdist have a cluster of its own, for tests that share none."""
+    parser.addoption(
+        "--clusters-from",
+        type=int,
+        metavar="N",
+        help="worker 0 of -n uses this machine's cluster N, worker 1 the next, and so on",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the worker's cluster, before anything asks for it."""
+    first = config.getoption("--clusters-from")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if first is not None and worker:
+        os.environ["GOODPUT_CLUSTER"] = str(first + int(worker.removeprefix("gw")))
 
 
 @pytest.fixture(scope="session")

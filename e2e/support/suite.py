@@ -1,8 +1,9 @@
-"""`make test`: lint, then every test that can run on this machine, on one cluster.
+"""`make test`: lint, then every test that can run on this machine.
 
-The tests that need no nodes run beside those that do, with the lowest priority: the latter
-wait for most of their time. What cannot run here is skipped, and pytest's summary at the end
-says what and why.
+Tests with nodes wait for most of their time, so they run side by side: those that can share a
+cluster do, and those that take it apart have one for each worker. The tests that need no nodes
+run behind them, with the lowest priority. What cannot run here is skipped, and pytest's summary
+at the end says what and why.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from e2e.cluster import Cluster, unavailable_reason
@@ -27,39 +30,45 @@ SOME_FAILED = 1
 MOST_RETRIED = 5
 """More failures than these are no accident of a busy machine."""
 SWEEP = "tests/contract/test_sweep.py"
-BESIDE = (("tests", "--ignore=tests/contract", "-n", "2"), (SWEEP,))
-"""Need no nodes, and run in the background."""
-WITH_CLUSTER = (
+WITHOUT_NODES = (("tests", "--ignore=tests/contract", "-n", "2"), (SWEEP,))
+"""In the background, and last in line for the processors."""
+OWN_CLUSTERS = (2, 3)
+ALONE = ("e2e", "-m", "alone", "-v", f"-n{len(OWN_CLUSTERS)}", f"--clusters-from={OWN_CLUSTERS[0]}")
+"""In the background: each worker has a cluster of its own, and mostly waits."""
+SHARING = (
     ("tests/contract", f"--ignore={SWEEP}"),
     ("e2e", "-m", "not alone", "-n", "3", "-v"),
-    ("e2e", "-m", "alone"),
 )
-"""One after the other. Tests that can share the cluster wait most of the time, so they do it
-side by side."""
+"""On the first cluster, one after the other."""
 LOWEST_PRIORITY = 19
 
 
 def main() -> int:
     """Run everything and return the exit status: 0 only when nothing failed."""
+    # Not every process may begin on the same day.
+    os.environ.setdefault("GOODPUT_SWEEP_SEED", str(datetime.now(UTC).toordinal()))
     with step("lint"):
         lint = subprocess.run(["make", "lint"], cwd=REPOSITORY, check=False).returncode
     tests = 0
     try:
         with tempfile.TemporaryDirectory(prefix="goodput-tests-") as memory, ExitStack() as end:
-            say("tests without nodes begin, in the background")
-            beside = [Run(what, Path(memory) / str(n)) for n, what in enumerate(BESIDE)]
-            for run in beside:
+
+            def begin(what: tuple[str, ...], niceness: int = 0, background: bool = True) -> Run:
+                run = Run(what, Path(tempfile.mkdtemp(dir=memory)))
                 end.callback(run.stop)
-                run.start(LOWEST_PRIORITY)
-            with shared_cluster():
-                for number, what in enumerate(WITH_CLUSTER, len(BESIDE)):
-                    say(f"tests with a cluster: {' '.join(what)}")
-                    run = Run(what, Path(memory) / str(number))
-                    end.callback(run.stop)
-                    run.start()
-                    tests = run.finish() or tests
-            for run in beside:
-                say(f"tests without nodes: {' '.join(run.what)}")
+                run.start(niceness, background)
+                return run
+
+            end.enter_context(shared_cluster())
+            for number in OWN_CLUSTERS:
+                end.callback(remove, number)
+            say("in the background: tests without nodes, and those that share no cluster")
+            behind = [begin(ALONE)] + [begin(what, LOWEST_PRIORITY) for what in WITHOUT_NODES]
+            for what in SHARING:
+                say(f"tests with a cluster: {' '.join(what)}")
+                tests = begin(what, background=False).finish() or tests
+            for run in behind:
+                say(f"from the background: {' '.join(run.what)}")
                 tests = run.finish() or tests
     except ClusterError as failed:
         print(f"error: {failed}", file=sys.stderr)
@@ -94,6 +103,18 @@ def shared_cluster() -> Iterator[None]:
             Cluster.down()
 
 
+def remove(number: int) -> None:
+    """Remove a cluster of one of pytest's workers, which may have been stopped in its middle."""
+    environment = {**os.environ, "GOODPUT_CLUSTER": str(number)}
+    subprocess.run(
+        [sys.executable, "-m", "e2e.cluster", "down"],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+
+
 def is_up() -> bool:
     """Tell whether a healthy cluster with nodes is running."""
     try:
@@ -115,10 +136,9 @@ class Run:
     _process: subprocess.Popen[bytes] | None = None
     _log: Path | None = None
 
-    def start(self, niceness: int = 0) -> None:
-        """Begin; with a niceness, in the background: its output is shown by `finish`."""
-        self.memory.mkdir()
-        self._log = self.memory / "output" if niceness else None
+    def start(self, niceness: int, background: bool) -> None:
+        """Begin; in the background, the output is shown by `finish`."""
+        self._log = self.memory / "output" if background else None
         output = self._log.open("wb") if self._log else None
         argv = ["nice", f"-n{niceness}", *self._argv, *self.what]
         self._process = subprocess.Popen(argv, cwd=REPOSITORY, stdout=output, stderr=output)
@@ -128,10 +148,8 @@ class Run:
     def finish(self) -> int:
         """Wait for the end, and return the exit status."""
         assert self._process is not None
+        self._show()
         first = self._process.wait()
-        if self._log is not None:
-            sys.stdout.flush()
-            os.write(sys.stdout.fileno(), self._log.read_bytes())
         if first != SOME_FAILED:
             return first
         failed = sorted(json.loads((self.memory / "v" / "cache" / "lastfailed").read_text()))
@@ -142,6 +160,19 @@ class Run:
         if second == 0:
             say(f"UNSTABLE, passed the second time only: {', '.join(failed)}")
         return second
+
+    def _show(self) -> None:
+        """Print what it has said in the background, and says until its end."""
+        if self._log is None or self._process is None:
+            return
+        sys.stdout.flush()
+        with self._log.open("rb") as log:
+            ended = False
+            while not ended:
+                ended = self._process.poll() is not None
+                for some in iter(lambda: log.read(65536), b""):
+                    os.write(sys.stdout.fileno(), some)
+                time.sleep(0 if ended else 0.5)
 
     def stop(self) -> None:
         """End it if it still runs."""

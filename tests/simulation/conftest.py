@@ -1,6 +1,8 @@
-"""Gives a test of the sweep every plan of it, and says how many there were."""
+"""Gives a test of the sweep its plans of today, and says how many there were."""
 
+import os
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,11 +13,16 @@ SWEEP = pytest.StashKey[Counter[str]]()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make a test for each plan of the sweep."""
+    """Make a test for each plan of today's share of the sweep."""
     if "plan" in metafunc.fixturenames:
-        found = [plan for plan in sweep.plans() if plan.faults[0][1] not in sweep.TWINS]
+        found = sweep.share(today())
         metafunc.config.stash[SWEEP] = Counter(plan.scenario for plan in found)
         metafunc.parametrize("plan", found, ids=str)
+
+
+def today() -> int:
+    """Return GOODPUT_SWEEP_SEED, else the day, counted from the first one."""
+    return int(os.environ.get("GOODPUT_SWEEP_SEED") or datetime.now(UTC).toordinal())
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -27,8 +27,8 @@ REST_SECONDS = 10.0
 PROCESSES = 2
 CHUNK = 20
 TOLD_EVERY_SECONDS = 10.0
-TWINS = frozenset({Fault.THROTTLED, Fault.FAILED})
-"""Refusals that differ from UNAVAILABLE in their words only; `make unit` leaves them out."""
+SHARES = 3
+"""`make unit` plays one plan of so many, other ones each day."""
 LOST_WRITES = 3
 """A crash saves so many writes at most: the events of one decision, which nobody tells then."""
 CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
@@ -86,6 +86,11 @@ def fault_free(name: str, sdk: bool = True) -> World:
 def plans(seed: int = SEED) -> list[Plan]:
     """Every fault at every write of every scenario, and pairs of crashes drawn by this seed."""
     return [*single_faults(), *double_crashes(seed)]
+
+
+def share(day: int) -> list[Plan]:
+    """Return the plans of one day: in `SHARES` days in a row they are all."""
+    return plans()[day % SHARES :: SHARES]
 
 
 def single_faults() -> Iterator[Plan]:

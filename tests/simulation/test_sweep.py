@@ -3,7 +3,17 @@
 import pytest
 
 from tests.simulation.scenarios import SCENARIOS, WORLDS
-from tests.simulation.sweep import CRASHES, Plan, fault_free, plans, play, single_faults, titles
+from tests.simulation.sweep import (
+    CRASHES,
+    SHARES,
+    Plan,
+    fault_free,
+    plans,
+    play,
+    share,
+    single_faults,
+    titles,
+)
 from tests.simulation.world import World, simulate
 
 
@@ -25,6 +35,11 @@ def test_a_fault_at_any_write_changes_nothing_in_the_end(plan: Plan) -> None:
 def test_a_plan_can_be_named_and_played_again() -> None:
     for plan in plans():
         assert Plan.parse(str(plan)) == plan
+
+
+def test_some_days_in_a_row_leave_no_plan_out() -> None:
+    played = [plan for day in range(40, 40 + SHARES) for plan in share(day)]
+    assert sorted(map(str, played)) == sorted(map(str, plans()))
 
 
 def test_no_write_is_left_out() -> None:
