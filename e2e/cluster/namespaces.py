@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from .provider import Process, Shape, container_ids
 from .run import run
 
 _NODE_READY_SECONDS = 90
+_WATCHERS = Path("/proc/sys/fs/inotify/max_user_instances")
+_WATCHERS_WANTED = 1024
+"""Of the 128 that Linux allows a user, a cluster of three nodes takes 35."""
 
 
 class Namespaces:
@@ -50,6 +54,7 @@ class Namespaces:
         shared.mkdir(parents=True)
         shared.chmod(0o1777)
         if self.nodes:
+            _allow_watchers()
             network.create_bridge()
         with ThreadPoolExecutor(max_workers=max(2, len(self.nodes))) as pool:
             for node in self.nodes:
@@ -215,6 +220,12 @@ class Namespaces:
             tail = log_tail(node.log_of("kubelet"))
             raise ClusterError(f"{node.name} does not get Ready; {tail}") from late
         self.api().dress_node(node.name, node.rack, self.shape.gpus_per_node)
+
+
+def _allow_watchers() -> None:
+    if int(_WATCHERS.read_text()) < _WATCHERS_WANTED:
+        with suppress(OSError):  # one cluster does without
+            _WATCHERS.write_text(str(_WATCHERS_WANTED))
 
 
 def _import(node: Node, archives: Iterable[Path]) -> None:
