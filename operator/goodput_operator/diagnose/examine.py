@@ -370,7 +370,10 @@ def _lost_by_word(
     if pod.deleting and not lingers(worker, attempt, progress, now):
         assert worker.notice is not None
         reason, why = worker.notice.reason, worker.notice.why
-        return Finding(Kind.WORKER_LOST, worker.slot, reason, f"{where(worker)}: {why}", lived_at)
+        run = worker.run_of(attempt.number)
+        trains = run is not None and run.alive > 0 and not run.failed and not run.stopping
+        at = now if trains and worker.silent_seconds <= HEARD_SECONDS else lived_at
+        return Finding(Kind.WORKER_LOST, worker.slot, reason, f"{where(worker)}: {why}", at)
     if worker.node is NodeHealth.GONE:
         return Finding(
             Kind.WORKER_LOST,
