@@ -121,7 +121,7 @@ crds: $(READY) ## write the CRD, here and in the chart, from the models
 	@$(PY) crds/generate.py
 
 .PHONY: dashboards
-dashboards: $(READY) ## write rules, dashboards and the list of metrics, and draw every panel
+dashboards: $(READY) ## write rules, dashboards and metrics.md; draw every panel from jobs on real nodes
 	@PYTHONPATH=operator $(PY) -m monitoring
 	@PYTHONPATH=operator $(PY) -m monitoring.pictures
 

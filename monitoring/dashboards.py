@@ -7,7 +7,31 @@ from monitoring.rules import NOT_HELD, Times
 
 _COUNTER = "goodput_accelerator_seconds_total"
 _LOST = f'bucket!~"productive|{NOT_HELD}"'
+RECOVERY = ("detection", "recovery", "restore", "startup", "lost_work")
+"""The buckets that a recovery goes through, in their order: the last is paid by catching up."""
 _OF_JOB = 'namespace="$namespace", job="$job"'
+
+
+def _waterfall() -> str:
+    """Return what each incident has cost of each bucket, in seconds of the gang.
+
+    While the gang runs, its counters have all that the incidents so far have cost and nothing of
+    the next one's. So the number of restarts becomes a label, and what a counter had come to while
+    that number was one less is taken away.
+    """
+    runs = f'goodput_job_phase{{{_OF_JOB}, phase=~"Running|Succeeded"}}'
+    of_gang = (
+        f'(sum by (bucket) ({_COUNTER}{{{_OF_JOB}, bucket=~"{"|".join(RECOVERY)}"}}) '
+        f"and on () {runs})"
+    )
+    number = f"max(goodput_job_restarts_total{{{_OF_JOB}}})"
+    parts = [
+        f'last_over_time(({of_gang} * on () group_left (incident) count_values("incident", '
+        f"{number}{shift}))[$__range:$__interval])"
+        for shift in ("", " + 1")
+    ]
+    size = f"max(max_over_time(goodput_job_accelerators{{{_OF_JOB}}}[$__range]))"
+    return f"({parts[0]}\n- on (incident, bucket) {parts[1]})\n/ on () group_left () {size} > 0"
 
 
 def fleet(slice_seconds: int = 300) -> Dashboard:
@@ -240,7 +264,7 @@ def job() -> Dashboard:
                 "Workers",
                 Kind.TIMESERIES,
                 (Query(f"goodput_job_workers{{{_OF_JOB}}}", "{{state}}"),),
-                "Wanted, bound to nodes, and training.",
+                "Wanted, bound to nodes, training; and spares, where they are wanted, standing by.",
                 width=12,
             ),
             Panel(
@@ -263,8 +287,7 @@ def job() -> Dashboard:
                 ),
                 "Accelerator time lost around each moment: the fault is noticed (detection), the "
                 "work since the checkpoint is lost (lost_work), the gang comes back (recovery, "
-                "restore, startup). The waterfall of one incident, to the millisecond, is in "
-                "status.incidents.",
+                "restore, startup).",
                 Unit.SECONDS,
                 width=16,
                 height=9,
@@ -284,6 +307,17 @@ def job() -> Dashboard:
                 Unit.SECONDS,
                 width=8,
                 height=9,
+            ),
+            Panel(
+                "Waterfall of each recovery",
+                Kind.WATERFALL,
+                (Query(_waterfall(), "{{incident}} {{bucket}}"),),
+                "Seconds of the gang by incident, in the time shown: until the fault is noticed "
+                "(detection), until all processes run again (recovery), until the checkpoint is "
+                "read (restore) and the first step is done (startup), and what has to be trained "
+                "again (lost_work). The times to the millisecond are in status.incidents.",
+                Unit.SECONDS,
+                width=24,
             ),
             Panel(
                 "Work not saved yet",

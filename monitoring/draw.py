@@ -6,22 +6,22 @@ import io
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
 
 import matplotlib as mpl
-from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from e2e.support.prometheus import Prometheus
 from monitoring.asking import Line, Shown, ask
+from monitoring.dashboards import RECOVERY
 from monitoring.panels import COLOURS, COLUMNS, Dashboard, Kind, Panel, Unit, laid_out
 
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.34
 """Of one cell of the layout, in inches."""
-MOST_LINES = 14
+MOST_LINES = 60
+_LEFT = {Kind.BARS: 4.0, Kind.STATES: 2.2, Kind.TIMESERIES: 1.6, Kind.WATERFALL: 1.0}
+"""Room for names, in cells."""
 PALETTE = ("#3274D9", "#37872D", "#FF780A", "#8F3BB8", "#C4162A", "#B89B00", "#1F8A8A", "#808080")
 STYLE = {
     "svg.fonttype": "none",  # letters stay letters, which is small and can be searched
@@ -69,7 +69,7 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, shown: Shown) -> str:
 
 def _inside(panel: Panel, place: dict[str, int], rows: int) -> tuple[float, float, float, float]:
     """Return where a panel's axes are in the figure, with room round them for names and scales."""
-    left = {Kind.BARS: 4.0, Kind.STATES: 2.2, Kind.TIMESERIES: 1.6}.get(panel.kind, 0.3)
+    left = _LEFT.get(panel.kind, 0.3)
     above, below = 1.1, 0.2 if panel.kind in (Kind.STAT, Kind.BARS, Kind.TABLE) else 1.2
     width, height = place["w"] - left - 0.5, place["h"] - above - below
     bottom = rows - place["y"] - place["h"] + below
@@ -79,36 +79,40 @@ def _inside(panel: Panel, place: dict[str, int], rows: int) -> tuple[float, floa
 def _timeseries(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
     count = round((shown.end - shown.begin) / shown.step_seconds) + 1
     times = [shown.begin + number * shown.step_seconds for number in range(count)]
-    moments: Any = [datetime.fromtimestamp(at, UTC) for at in times]
-    names, colours = [line.name for line in lines], _colours(lines)
+    moments = [at - shown.begin for at in times]
     if panel.stacked:
+        lines = [line for line in lines if any(value for _, value in line.points)] or lines[:1]
+        names, colours = [line.name for line in lines], _colours(lines)
         values = [_resampled(line, times, 0.0) for line in lines]
         axes.stackplot(moments, *values, labels=names, colors=colours, alpha=0.85, step="post")
     else:
-        for line, colour in zip(lines, colours, strict=True):
+        for line, colour in zip(lines, _colours(lines), strict=True):
             values_of_line = _resampled(line, times, math.nan)
             axes.step(
                 moments, values_of_line, where="post", label=line.name, color=colour, linewidth=1
             )
+    axes.margins(y=0.25)  # the legend has its place above
     axes.set_ylim(bottom=0, top=1.02 if panel.unit is Unit.SHARE else None)
     axes.set_xlim(moments[0], moments[-1])
-    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    _time_axis(axes)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _shown(value, panel.unit)))
-    axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=7))
     axes.legend(loc="upper left", ncols=2 if len(lines) > 4 else 1, reverse=panel.stacked)
 
 
 def _states(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
     del panel
-    width = shown.step_seconds / 86_400
     for place, line in enumerate(lines):
-        spans = [(dates.date2num(datetime.fromtimestamp(at, UTC)), width) for at, _ in line.points]
+        spans = [(at - shown.begin, shown.step_seconds) for at, _ in line.points]
         axes.broken_barh(spans, (place - 0.4, 0.8), facecolor=PALETTE[place % len(PALETTE)])
     axes.set_yticks(range(len(lines)), [line.name for line in lines])
-    axes.xaxis_date()
-    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
-    begin, end = (datetime.fromtimestamp(at, UTC) for at in (shown.begin, shown.end))
-    axes.set_xlim(dates.date2num(begin), dates.date2num(end))
+    _time_axis(axes)
+    axes.set_xlim(0, shown.end - shown.begin)
+
+
+def _time_axis(axes: Axes) -> None:
+    """Count from the beginning: the time of day of a run is nothing to compare."""
+    axes.xaxis.set_major_locator(MultipleLocator(60))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at / 60:.0f} min"))
 
 
 def _bars(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
@@ -117,7 +121,7 @@ def _bars(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
     places = range(len(lines))
     axes.barh(places, values, color=_colours(lines), height=0.7)
     axes.set_yticks(places, [line.name for line in lines])
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(lines), 4) - 0.5, -0.5)
     axes.set_xticks([])
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
@@ -130,6 +134,23 @@ def _bars(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
             va="center",
         )
     axes.margins(x=0.25)
+
+
+def _waterfall(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
+    del shown
+    bar, part = panel.bars_and_parts
+    bars = sorted({line.labels[bar] for line in lines}, key=int)
+    values = {(line.labels[bar], line.labels[part]): line.points[-1][1] for line in lines}
+    left = [0.0] * len(bars)
+    for name in RECOVERY:
+        widths = [values.get((one, name), 0.0) for one in bars]
+        axes.barh(bars, widths, left=left, label=name, color=COLOURS[name], height=0.6)
+        left = [sum(pair) for pair in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _shown(value, panel.unit)))
+    axes.margins(x=0.12)
+    axes.legend(loc="right")
 
 
 def _stat(axes: Axes, panel: Panel, lines: list[Line], shown: Shown) -> None:
@@ -167,6 +188,7 @@ _DRAWERS: dict[Kind, Callable[[Axes, Panel, list[Line], Shown], None]] = {
     Kind.BARS: _bars,
     Kind.STAT: _stat,
     Kind.TABLE: _table,
+    Kind.WATERFALL: _waterfall,
 }
 
 
@@ -189,7 +211,7 @@ def _shown(value: float, unit: Unit) -> str:
         case Unit.SECONDS:
             return _duration(value)
         case Unit.MONEY:
-            return f"${value:,.2f}"
+            return f"${value:,.2f}" if value >= 1 else f"${value:.3f}"
         case Unit.BYTES:
             return f"{value / 2**20:.0f} MiB"
         case _:

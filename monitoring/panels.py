@@ -7,6 +7,7 @@ what is needed here, so there is none.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -30,7 +31,7 @@ COLOURS = {
     "degraded": "#F2CC0C",
     "spare": "#C0D8FF",
     "lost_work": "#C4162A",
-    "detection": "#FF780A",
+    "detection": "#FFB357",
     "recovery": "#FA6400",
     "suspended": "#CCCCDC",
     "unknown": "#808080",
@@ -45,6 +46,8 @@ class Kind(StrEnum):
     STAT = "stat"
     BARS = "bargauge"
     TABLE = "table"
+    WATERFALL = "barchart"
+    """A bar for each value of the first label of the legend, in parts by the second's."""
     STATES = "state-timeline"
 
 
@@ -92,7 +95,17 @@ class Panel:
     @property
     def instant(self) -> bool:
         """Whether its queries are asked once, at the end of the time shown."""
-        return self.kind in (Kind.STAT, Kind.BARS, Kind.TABLE)
+        return self.kind in (Kind.STAT, Kind.BARS, Kind.TABLE, Kind.WATERFALL)
+
+    @property
+    def bars_and_parts(self) -> tuple[str, str]:
+        """The labels that say to which bar of a waterfall a series belongs, and which part it is.
+
+        Raises:
+            ValueError: the legend does not name two.
+        """
+        bar, part = re.findall(r"\{\{(\w+)\}\}", self.queries[0].legend)
+        return bar, part
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +185,7 @@ def _panel(number: int, panel: Panel, place: Json) -> Json:
             "showPoints": "never",
             "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
         }
-    elif panel.kind is Kind.STATES:
+    elif panel.kind in (Kind.STATES, Kind.WATERFALL):
         custom = {"fillOpacity": 80, "lineWidth": 0}
     return {
         "id": number,
@@ -188,6 +201,7 @@ def _panel(number: int, panel: Panel, place: Json) -> Json:
             "overrides": [_coloured(*one) for one in COLOURS.items()] if _by_bucket(panel) else [],
         },
         "options": _options(panel),
+        **({"transformations": [_matrix(panel)]} if panel.kind is Kind.WATERFALL else {}),
     }
 
 
@@ -199,8 +213,14 @@ def _target(panel: Panel, place: int, query: Query) -> Json:
         "legendFormat": query.legend or "__auto",
         "instant": panel.instant,
         "range": not panel.instant,
-        "format": "table" if panel.kind is Kind.TABLE else "time_series",
+        "format": "table" if panel.kind in (Kind.TABLE, Kind.WATERFALL) else "time_series",
     }
+
+
+def _matrix(panel: Panel) -> Json:
+    bar, part = panel.bars_and_parts
+    options = {"rowField": bar, "columnField": part, "valueField": "Value"}
+    return {"id": "groupingToMatrix", "options": options}
 
 
 def _options(panel: Panel) -> Json:
@@ -216,6 +236,9 @@ def _options(panel: Panel) -> Json:
             return {"reduceOptions": reduced, "colorMode": "value", "graphMode": "none", **mode}
         case Kind.BARS:
             return {"reduceOptions": reduced, "orientation": "horizontal", "displayMode": "basic"}
+        case Kind.WATERFALL:
+            bars = {"xField": "\\".join(panel.bars_and_parts), "orientation": "horizontal"}
+            return {"legend": legend, "stacking": "normal", "showValue": "never", **bars}
         case Kind.TABLE:
             return {"showHeader": True, "sortBy": [{"displayName": "Value", "desc": True}]}
 

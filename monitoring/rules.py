@@ -223,6 +223,15 @@ def alerts(times: Times) -> Group:
             "training ends the job.",
         ),
         _alert(
+            "GoodputSparesExhausted",
+            f'max by ({_JOB}) (goodput_job_workers{{state="spare"}}) == 0\nand {running}',
+            "10m",
+            "warning",
+            "{{ $labels.namespace }}/{{ $labels.job }} wants spares and has none",
+            "The next worker that is lost has to be replaced by a new pod, or the gang goes on "
+            "smaller or waits.",
+        ),
+        _alert(
             "GoodputOperatorHasNoLeader",
             f"absent({leads})",
             "2m",

@@ -16,6 +16,7 @@ RELEASE = "goodput-operator"
 NAMESPACE = "goodput-system"
 CHART = REPOSITORY / "charts" / "goodput-operator"
 LEASE = "goodput-operator"
+_HTTP_PORT = 8080
 _SELECTOR = "app.kubernetes.io/name=goodput-operator"
 _READY_SECONDS = 120
 
@@ -66,6 +67,10 @@ class Operator:
     def pods(self) -> list[dict[str, Any]]:
         """Return the replicas' pods that are not being deleted."""
         return [pod for pod in self._all_pods() if "deletionTimestamp" not in pod["metadata"]]
+
+    def metrics_targets(self) -> list[str]:
+        """Return where each replica serves /metrics, as host and port."""
+        return [f"{pod['status']['podIP']}:{_HTTP_PORT}" for pod in self.pods()]
 
     def holder(self) -> str:
         """Return the process that holds the Lease, as `<pod>_<random>`; empty while none does."""

@@ -33,13 +33,20 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line that a rank printed: a finished step of an attempt, and its share of the batch."""
+    """One line that a rank printed: a finished step of an attempt, and its share of the batch.
+
+    Attributes:
+        at: when it was finished, in seconds since the epoch.
+        seconds: what it took, without the checkpoint that was saved before it.
+    """
 
     rank: int
     attempt: int
     step: int
     loss: float
     samples: Sequence[int]
+    at: float
+    seconds: float
 
 
 def condition_of(status: Object, kind: str) -> Object:
@@ -72,6 +79,7 @@ class Job:
         checkpoint_every: int = 10,
         arguments: tuple[str, ...] = (),
         accelerators: int = 1,
+        labels: Mapping[str, str] | None = None,
         spec: Mapping[str, Any] | None = None,
         pod: Mapping[str, Any] | None = None,
         container: Mapping[str, Any] | None = None,
@@ -86,6 +94,7 @@ class Job:
             checkpoint_every: steps.
             arguments: more of them for the trainer, such as `--peer-lost=hang`.
             accelerators: that each pod asks for; 0 for a job without.
+            labels: of the job.
             spec: merged over the job's `spec`.
             pod: merged over the pods' `spec`.
             container: merged over the trainer's container.
@@ -134,7 +143,7 @@ class Job:
         body = {
             "apiVersion": "goodput.training/v1alpha1",
             "kind": "TrainingJob",
-            "metadata": {"name": self.name},
+            "metadata": {"name": self.name, "labels": dict(labels or {})},
             "spec": merged(wanted, spec or {}),
         }
         self.create(body)

@@ -35,18 +35,23 @@ def main() -> None:
         if rank == 0:  # what all ranks had learned, however many there were
             learned = sum(int(shard.read_text()) for shard in restored.path.glob("learned-*"))
     ranks = Star(rank, world_size, hang=options.peer_lost == "hang")
+    began = time.time()
     for step in range(first, options.steps + 1):
         samples = range((step - 1) * GLOBAL_BATCH + rank, step * GLOBAL_BATCH, world_size)
         learned += sum(weight(sample) for sample in samples)
         time.sleep(options.step_seconds)
         loss = loss_of(ranks.sum(learned))
         session.step(step)
+        at = time.time()
         said = {"rank": rank, "attempt": attempt, "step": step, "loss": loss}
-        print(json.dumps({**said, "samples": list(samples)}), flush=True)
+        said.update(samples=list(samples), at=at, seconds=at - began)
+        print(json.dumps(said), flush=True)
+        began = at
         asked = session.should_save()  # the gang is about to change its size, or to be suspended
         if asked or step % options.checkpoint_every == 0 or step == options.steps:
             with checkpoint.saving(step, options.directory) as path:
                 (path / f"learned-{rank}").write_text(str(learned))
+            began = time.time()
 
 
 def arguments() -> argparse.Namespace:

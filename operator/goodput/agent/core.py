@@ -512,6 +512,7 @@ class Core:
             news.update(self._restore_news(run, message, at))
             urgent = known.restore_ended_at is None or news["restore_apart"]
         elif kind == "step":
+            urgent = known.first_step_at is None  # what is counted before it is heard is `startup`
             news.update(self._step_news(run, _natural(message["step"]), message, at))
             news.update(self._stall_news(run, message))
         elif kind == "stall":

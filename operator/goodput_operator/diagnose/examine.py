@@ -360,29 +360,43 @@ def _lost_by_word(
     if succeeded(worker, attempt.number):
         return None
     pod = worker.pod
-    heard_at = worker.agent.received_at if worker.agent else now
+    lived_at = _lived_at(worker, progress, now)
     if pod is None:
         return Finding(
-            Kind.WORKER_LOST, worker.slot, "PodGone", f"{where(worker)}: its pod is gone", heard_at
+            Kind.WORKER_LOST, worker.slot, "PodGone", f"{where(worker)}: its pod is gone", lived_at
         )
     if pod.ended is not None:
-        return _ended(worker, pod, heard_at)
+        return _ended(worker, pod, lived_at)
     if pod.deleting and not lingers(worker, attempt, progress, now):
         assert worker.notice is not None
         reason, why = worker.notice.reason, worker.notice.why
-        return Finding(Kind.WORKER_LOST, worker.slot, reason, f"{where(worker)}: {why}", heard_at)
+        run = worker.run_of(attempt.number)
+        trains = run is not None and run.alive > 0 and not run.failed and not run.stopping
+        at = now if trains and worker.silent_seconds <= HEARD_SECONDS else lived_at
+        return Finding(Kind.WORKER_LOST, worker.slot, reason, f"{where(worker)}: {why}", at)
     if worker.node is NodeHealth.GONE:
         return Finding(
             Kind.WORKER_LOST,
             worker.slot,
             "NodeGone",
             f"{where(worker)}: its node is deleted or out of service",
-            heard_at,
+            lived_at,
         )
     return None
 
 
-def _ended(worker: Worker, pod: PodView, heard_at: datetime) -> Finding:
+def _lived_at(worker: Worker, progress: GangProgress, now: datetime) -> datetime:
+    """Return a worker's last sign of life: its own word, or the gang's newest step.
+
+    No step is finished without all workers, and the others tell of it at once when one is gone,
+    while the last word of that one may be seconds old.
+    """
+    signs = [worker.agent.received_at] if worker.agent else []
+    signs += [progress.step_at] if progress.step_at else []
+    return min(max(signs, default=now), now)
+
+
+def _ended(worker: Worker, pod: PodView, lived_at: datetime) -> Finding:
     ended = pod.ended
     assert ended is not None
     said = f": {ended.message.strip()[:300]}" if ended.message.strip() else ""
@@ -393,7 +407,7 @@ def _ended(worker: Worker, pod: PodView, heard_at: datetime) -> Finding:
             "OutOfMemory",
             f"{where(worker)}: the kernel killed its container for using more memory than its "
             f"limit; raise resources.limits.memory or use less",
-            heard_at,
+            lived_at,
             charged=True,
         )
     reason = "Evicted" if ended.reason in ("Evicted", "NodeShutdown", "Preempting") else "PodFailed"
@@ -403,7 +417,7 @@ def _ended(worker: Worker, pod: PodView, heard_at: datetime) -> Finding:
         reason,
         f"{where(worker)}: its container ended with exit code {ended.exit_code} "
         f"({ended.reason or 'no reason given'}){said}",
-        heard_at,
+        lived_at,
     )
 
 

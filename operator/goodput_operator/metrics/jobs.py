@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from goodput_operator import names
-from goodput_operator.api.spec import Launcher, RecoverySpec
+from goodput_operator.api.spec import AUTO, Launcher, RecoverySpec
 from goodput_operator.api.status import MAX_REASONS, Bucket, ConditionType
 from goodput_operator.observe.agents import JobKey
 from goodput_operator.observe.resources import is_accelerator, mapping, mappings
@@ -26,12 +26,8 @@ MAX_SERIES = 40
 """What one job may cost, and a test holds it to."""
 MAX_LABEL_LENGTH = 253
 WORKER_STATES = ("wanted", "bound", "training")
-CONDITIONS = (
-    ConditionType.PROGRESSING,
-    ConditionType.DEGRADED,
-    ConditionType.CHECKPOINT_FRESH,
-)
-"""What the phase does not say."""
+CONDITIONS = (ConditionType.PROGRESSING, ConditionType.CHECKPOINT_FRESH)
+"""What neither the phase nor the numbers of workers say."""
 
 Job = Mapping[str, Any]
 """A raw TrainingJob."""
@@ -202,7 +198,17 @@ def _phase(reading: Reading) -> Iterable[Sample]:
 
 def _workers(reading: Reading) -> Iterable[Sample]:
     workers = reading.status.get("workers") or {}
-    return tuple(({"state": state}, workers.get(state, 0)) for state in WORKER_STATES)
+    shown = [(state, workers.get(state, 0)) for state in WORKER_STATES]
+    if _wants_spares(reading):
+        shown.append(("spare", workers.get("spares", 0)))
+    return tuple(({"state": state}, count) for state, count in shown)
+
+
+def _wants_spares(reading: Reading) -> bool:
+    spares = reading.job["spec"].get("spares", 0)
+    if spares == AUTO:
+        spares = (reading.status.get("elastic") or {}).get("economicSpares", 0)
+    return bool(spares > 0)
 
 
 def _conditions(reading: Reading) -> Iterable[Sample]:
@@ -326,7 +332,13 @@ FAMILIES: tuple[Family, ...] = (
         (),
         _accelerators,
     ),
-    Family("goodput_job_workers", "gauge", "Workers by how far they are.", ("state",), _workers),
+    Family(
+        "goodput_job_workers",
+        "gauge",
+        "Workers by how far they are; `spare` only where spares are wanted.",
+        ("state",),
+        _workers,
+    ),
     Family(
         "goodput_job_condition",
         "gauge",

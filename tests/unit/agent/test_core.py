@@ -596,11 +596,12 @@ def test_processes_that_restart_within_an_attempt_go_on_from_its_own_commits() -
     assert (progress.restore_apart, progress.restored) == (False, Commit(2, 50))
 
 
-def test_a_commit_and_the_first_restore_are_urgent_and_a_step_is_not() -> None:
+def test_a_commit_the_first_restore_and_the_first_step_are_urgent_and_others_are_not() -> None:
     agent = Played().running()
     assert agent.says("restore_end", commit=None, problems=[])
     assert not agent.says("restore_end", commit=None, problems=[])
-    assert not agent.says("step", step=1, milliseconds=100)
+    assert agent.says("step", step=1, milliseconds=100)
+    assert not agent.says("step", step=2, milliseconds=100)
     assert agent.says("commit", step=1, step_at=1.0)
     assert not agent.says("commit", step=1, step_at=1.0)
 

@@ -73,7 +73,6 @@ goodput_job_workers{namespace="lab",job="gpt",state="wanted"} 4
 goodput_job_workers{namespace="lab",job="gpt",state="bound"} 4
 goodput_job_workers{namespace="lab",job="gpt",state="training"} 2
 goodput_job_condition{namespace="lab",job="gpt",type="Progressing"} 1
-goodput_job_condition{namespace="lab",job="gpt",type="Degraded"} 0
 goodput_job_attempt{namespace="lab",job="gpt"} 3
 goodput_job_restarts_total{namespace="lab",job="gpt"} 2
 goodput_job_incidents_total{namespace="lab",job="gpt",reason="NodeLost"} 1
@@ -201,6 +200,24 @@ def test_an_elastic_job_shows_what_was_missing() -> None:
     assert value == 1.5
 
 
+@pytest.mark.parametrize(
+    ("spares", "economic", "shown"),
+    [
+        pytest.param(0, 3, None, id="none are wanted"),
+        pytest.param(2, 0, 1, id="so many are wanted"),
+        pytest.param("auto", 0, None, id="none would pay"),
+        pytest.param("auto", 1, 1, id="one would pay"),
+    ],
+)
+def test_a_job_that_wants_spares_shows_how_many_stand_by(
+    spares: int | str, economic: int, shown: int | None
+) -> None:
+    job = changed(5, workers={"spares": 1}, elastic={"economicSpares": economic})
+    job["spec"] = {**job["spec"], "spares": spares}
+    value = World(job).value("goodput_job_workers", namespace="lab", job="gpt", state="spare")
+    assert value == shown
+
+
 def test_a_new_version_of_a_job_is_shown_at_the_next_scrape() -> None:
     world = World(JOB)
     assert world.value("goodput_job_restarts_total", namespace="lab", job="gpt") == 2
@@ -270,7 +287,7 @@ def test_a_job_costs_at_most_forty_series_whatever_its_status_holds() -> None:
         recovery={"byReason": {f"R{number}": 1 for number in range(100)}},
         workers=dict.fromkeys(["wanted", "bound", "training", *map(str, range(100))], 1),
     )
-    largest["spec"] = {**largest["spec"], "elastic": {}}
+    largest["spec"] = {**largest["spec"], "elastic": {}, "spares": 2}
     lines = list(job_lines(World(largest).page()))
     assert {line.partition("{")[0] for line in lines} == {family.name for family in FAMILIES}
     assert len(lines) <= MAX_SERIES == 40

@@ -297,6 +297,36 @@ def test_detection_and_recovery_are_priced(training) -> None:
     assert world.spent(Bucket.LOST_WORK) > 0
 
 
+def test_a_worker_has_lived_until_the_newest_step_of_the_gang_though_its_word_is_older(
+    training,
+) -> None:
+    world = training(2, commit=10, step=12)
+    world.settle()
+    lost = world.spent(Bucket.LOST_WORK)
+    world.silence(1)
+    world.jump(4)
+    world.train(16)
+    stepped_at = world.now
+    world.jump(1)
+    world.delete_pod("job-1-0")
+    world.settle()
+    (incident,) = world.status.incidents
+    assert incident.fault_at == stepped_at
+    assert world.spent(Bucket.DETECTION) == 2 * 1
+    assert world.spent(Bucket.LOST_WORK) - lost >= 2 * 4
+
+
+def test_whose_pod_is_being_deleted_trains_until_it_is_stopped(training) -> None:
+    world = training(2, commit=10, step=12)
+    world.settle()
+    world.end_pod(1, seconds=5)
+    world.jump(2)
+    world.settle()
+    (incident,) = world.status.incidents
+    assert incident.fault_at == incident.decided_at == world.now
+    assert world.spent(Bucket.DETECTION) == 0
+
+
 def test_the_first_attempt_opens_above_what_lies_on_disk(make_world) -> None:
     world = make_world(2)
     world.disk = Disk(highest_attempt=7, newest=Commit(attempt=6, step=400))
