@@ -336,7 +336,7 @@ class World:
         return found.message if found else ""
 
     def trains(self, attempt: int) -> bool:
-        """Whether this attempt runs and has finished a step, and the job says so."""
+        """Whether this attempt runs and steps, the job has a checkpoint, and the job says so."""
         gang, status = next(reversed(self.gangs.values()), None), self.status
         return bool(
             gang
@@ -344,6 +344,7 @@ class World:
             and gang.step > (gang.world.restore_step or 0)
             and status.attempt
             and (status.attempt.first_step_at or not self.sdk)
+            and (self.is_true(ConditionType.CHECKPOINT_FRESH) or not self.sdk)
             and self.is_true(ConditionType.RUNNING)
             and not self.is_true(ConditionType.RECOVERING)
         )
