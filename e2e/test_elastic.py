@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from e2e.cluster import Cluster
 from e2e.cluster.images import WORKER_IMAGE
+from e2e.support.diary import KEEPS_DIARY, written
 from e2e.support.events import events
 from e2e.support.faults import lost_node
 from e2e.support.installation import Operator
@@ -19,8 +20,6 @@ from e2e.support.job import GPU, Job, Step, steps_of
 
 WHOLE_NODE = 8
 HALF_NODE = 4
-CHECKPOINT_EVERY = 20
-"""Steps: a second, here."""
 GLOBAL_BATCH = 12
 """Of the counter: it divides by every size from one to four workers."""
 ELASTIC = {
@@ -40,8 +39,9 @@ def test_a_gang_goes_on_without_a_lost_node_and_grows_again_when_it_is_back(
             accelerators=HALF_NODE,
             steps=20_000,
             step_seconds=0.05,
-            checkpoint_every=CHECKPOINT_EVERY,
+            checkpoint_every=20,
             spec=ELASTIC,
+            container=KEEPS_DIARY,
         )
         job.wait_step(20)
         _scale(cluster, job, 4)  # and so the operator learns what a change of size costs this job
@@ -49,7 +49,6 @@ def test_a_gang_goes_on_without_a_lost_node_and_grows_again_when_it_is_back(
         [lost] = [slot for slot in range(4) if job.node_of(slot) == lost_on]
         survivors = {pod["metadata"]["uid"] for pod in job.pods()}
         survivors.remove(job.pod(lost)["metadata"]["uid"])
-        last_words = _last_words(job, job.pod(lost)["metadata"]["name"])
 
         lost_at = time.monotonic()
         with lost_node(cluster, lost_on):
@@ -71,7 +70,7 @@ def test_a_gang_goes_on_without_a_lost_node_and_grows_again_when_it_is_back(
         assert job.status()["recovery"].get("restarts", []) == []
         assert job.ledger()["degraded"] > 0
         _assert_trained_as_if_undisturbed(job)
-        _assert_every_sample_was_learned_once(job, last_words)
+        _assert_every_sample_was_learned_once(job)
 
 
 def test_kubectl_scale_changes_the_size_and_loses_no_step(cluster: Cluster, job: Job) -> None:
@@ -128,34 +127,6 @@ def test_a_worker_that_must_make_room_for_a_more_urgent_pod_is_done_without(
     job.assert_every_second_is_accounted_for()
 
 
-def _last_words(job: Job, pod: str) -> list[Step]:
-    """Return what a trainer has printed, at a moment at which no checkpoint will be made soon.
-
-    So it holds every step up to the checkpoint that is restored if its node is lost now. The
-    kubelet throws the log away when the node comes back.
-    """
-    found: list[Step] = []
-
-    def between() -> bool:
-        found[:] = _said(job, pod)
-        return 0 < found[-1].step % CHECKPOINT_EVERY < CHECKPOINT_EVERY // 2
-
-    job.cluster.wait_until(between, f"{pod} to be between two checkpoints", 60, 0.05)
-    return found
-
-
-def _said(job: Job, pod: str) -> list[Step]:
-    """Return what a trainer has printed, however long its kubelet takes to tell."""
-    found: list[Step] = []
-
-    def told() -> bool:
-        found[:] = steps_of(job.logs(pod))
-        return bool(found)
-
-    job.cluster.wait_until(told, f"the log of {pod}", 30)
-    return found
-
-
 def _assert_trained_as_if_undisturbed(job: Job) -> None:
     """Hold the losses to those of a run that nothing ever happened to, to the digit.
 
@@ -173,14 +144,13 @@ def _assert_trained_as_if_undisturbed(job: Job) -> None:
     job.assert_losses_agree()
 
 
-def _assert_every_sample_was_learned_once(job: Job, lost: Sequence[Step]) -> None:
-    """Hold the trainers' own words, with those of a lost one, to the row of samples.
+def _assert_every_sample_was_learned_once(job: Job) -> None:
+    """Hold the trainers' own words, with those of the lost one, to the row of samples.
 
     What an attempt did after the step from which the next went on was forgotten with its weights,
     and does not count.
     """
-    said = [line for pod in job.pods() for line in _said(job, pod["metadata"]["name"])]
-    said += lost
+    said = written(job)
     begins = {line.attempt: line.step for line in sorted(said, key=_by_step, reverse=True)}
     kept = [
         line

@@ -25,9 +25,9 @@ TRAINER = textwrap.dedent(
     if os.path.exists(tracker):
         step = int(open(tracker).read())
     ranks = Star(rank, size)
-    while step < 200:
+    while step < 800:
         step += 1
-        time.sleep(0.1)
+        time.sleep(0.1 if attempt == 1 else 0.01)  # long enough to be broken
         loss = ranks.sum(step)
         print(json.dumps(dict(rank=rank, attempt=attempt, step=step, loss=loss, sample=None)))
         sys.stdout.flush()

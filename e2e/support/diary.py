@@ -24,6 +24,12 @@ KEEPS_DIARY: Mapping[str, Any] = {
 """Merged over a trainer's container: its output outlives its pod."""
 
 
+def written(job: Job) -> list[Step]:
+    """Return what all trainers of a job that keeps a diary have written so far."""
+    files = job.checkpoints.glob(_KEPT.rpartition("/")[2] + ".*")
+    return [line for file in files for line in steps_of(file.read_text())]
+
+
 @dataclass(frozen=True, slots=True)
 class Diary:
     """The steps of one rank, in the order of time; all ranks finish a step together.
@@ -37,9 +43,8 @@ class Diary:
     @staticmethod
     def of(job: Job) -> Diary:
         """Read what rank 0 has written so far."""
-        files = job.checkpoints.glob(_KEPT.rpartition("/")[2] + ".*")
-        found = [line for file in files for line in steps_of(file.read_text())]
-        return Diary(tuple(sorted((one for one in found if one.rank == 0), key=lambda one: one.at)))
+        of_rank_0 = (one for one in written(job) if one.rank == 0)
+        return Diary(tuple(sorted(of_rank_0, key=lambda one: one.at)))
 
     @property
     def attempts(self) -> list[list[Step]]:
