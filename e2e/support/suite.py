@@ -31,15 +31,16 @@ MOST_RETRIED = 5
 """More failures than these are no accident of a busy machine."""
 SWEEP = "tests/contract/test_sweep.py"
 WITHOUT_NODES = (("tests", "--ignore=tests/contract", "-n", "2"), (SWEEP,))
-"""In the background, and last in line for the processors."""
-OWN_CLUSTERS = (2, 3)
-ALONE = ("e2e", "-m", "alone", "-v", f"-n{len(OWN_CLUSTERS)}", f"--clusters-from={OWN_CLUSTERS[0]}")
-"""In the background: each worker has a cluster of its own, and mostly waits."""
-SHARING = (
+"""Need no nodes: in the background, and last in line for the processors."""
+WITH_CLUSTER = (
     ("tests/contract", f"--ignore={SWEEP}"),
     ("e2e", "-m", "not alone", "-n", "3", "-v"),
+    ("e2e", "-m", "alone", "-n", "2", "--clusters-from=1", "-v"),
 )
-"""On the first cluster, one after the other."""
+"""One after the other. Tests with nodes wait most of the time, so they do it side by side; those
+that share no cluster have one for each worker."""
+SECOND = "2"
+"""The number of the second worker's cluster."""
 LOWEST_PRIORITY = 19
 
 
@@ -60,15 +61,14 @@ def main() -> int:
                 return run
 
             end.enter_context(shared_cluster())
-            for number in OWN_CLUSTERS:
-                end.callback(remove, number)
-            say("in the background: tests without nodes, and those that share no cluster")
-            behind = [begin(ALONE)] + [begin(what, LOWEST_PRIORITY) for what in WITHOUT_NODES]
-            for what in SHARING:
+            end.callback(remove, SECOND)
+            say("tests without nodes begin, in the background")
+            behind = [begin(what, LOWEST_PRIORITY) for what in WITHOUT_NODES]
+            for what in WITH_CLUSTER:
                 say(f"tests with a cluster: {' '.join(what)}")
                 tests = begin(what, background=False).finish() or tests
             for run in behind:
-                say(f"from the background: {' '.join(run.what)}")
+                say(f"tests without nodes: {' '.join(run.what)}")
                 tests = run.finish() or tests
     except ClusterError as failed:
         print(f"error: {failed}", file=sys.stderr)
@@ -103,9 +103,9 @@ def shared_cluster() -> Iterator[None]:
             Cluster.down()
 
 
-def remove(number: int) -> None:
+def remove(number: str) -> None:
     """Remove a cluster of one of pytest's workers, which may have been stopped in its middle."""
-    environment = {**os.environ, "GOODPUT_CLUSTER": str(number)}
+    environment = {**os.environ, "GOODPUT_CLUSTER": number}
     subprocess.run(
         [sys.executable, "-m", "e2e.cluster", "down"],
         cwd=REPOSITORY,

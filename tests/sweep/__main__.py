@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--plan", default="", help="names of plans, or how some begin: a,b")
     parser.add_argument("--sample", type=int, default=0, help="play so many plans only")
     parser.add_argument(
-        "--limit-seconds", type=float, default=inf, help="begin no plan after so long"
+        "--limit-seconds", type=float, default=inf, help="begin no plan so long after the first"
     )
     parser.add_argument("--seed", type=int, default=None, help="of the order and of a sample")
     parser.add_argument("--lanes", type=int, default=10, help="operators side by side")

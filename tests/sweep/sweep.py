@@ -98,11 +98,15 @@ class Result:
 class Sweep:
     """Plays plans on a control plane of its own."""
 
-    def __init__(self, lanes: Sequence[Lane], limit_seconds: float) -> None:
+    def __init__(self, lanes: Sequence[Lane]) -> None:
         self._lanes = lanes
-        self._until = time.monotonic() + limit_seconds
+        self._until = inf
         self._worlds: dict[str, RealWorld] = {}
         self._numbers = iter(range(1, 1_000_000))
+
+    def limit(self, seconds: float) -> None:
+        """Begin nothing after so long from now."""
+        self._until = time.monotonic() + seconds
 
     def changed(self, plural: str, event: dict[str, Any]) -> None:
         """Hand an event of the harness's watches to the world that it is of."""
@@ -230,9 +234,7 @@ def plans_of(reference: Result) -> list[Plan]:
 
 
 @asynccontextmanager
-async def sweeping(
-    plane: ControlPlane, lanes: int, directory: Path, limit_seconds: float
-) -> AsyncIterator[Sweep]:
+async def sweeping(plane: ControlPlane, lanes: int, directory: Path) -> AsyncIterator[Sweep]:
     """Run the proxies and the watches of a sweep."""
     pki = plane.pki.directory
     admin = ssl.create_default_context(cafile=str(pki / "ca.crt"))
@@ -257,7 +259,7 @@ async def sweeping(
             plane.pki.kubeconfig("admin", url, lane.kubeconfig)
             made.append(lane)
         await asyncio.gather(*(lane.create_nodes() for lane in made))
-        sweep = Sweep(made, limit_seconds)
+        sweep = Sweep(made)
         jobs = f"/apis/{names.API_VERSION}/{names.PLURAL}"
         label = f"labelSelector=app.kubernetes.io%2Fmanaged-by%3D{names.OPERATOR_NAME}"
         group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -313,11 +315,11 @@ async def run(
         seed: of the order, and of what a sample takes.
         memory: what is known of this commit already.
         sample: play so many plans only; 0: all.
-        limit_seconds: begin no plan after so long.
+        limit_seconds: begin no plan so long after the first one.
         only: names of plans, or their beginnings, with commas between.
     """
     began = time.monotonic()
-    async with sweeping(plane, lanes, directory, limit_seconds) as sweep:
+    async with sweeping(plane, lanes, directory) as sweep:
         chosen = tuple(only.split(","))
         scenarios = {one.partition(":")[0] for one in chosen}
         wanted = [name for name in SCENARIOS if not only or name in scenarios]
@@ -340,6 +342,7 @@ async def run(
         plans = plans[:sample] if sample else plans
         say(f"{len(plans)} plans, {lanes} at once, seed {seed}")
         tally = Tally(len(plans))
+        sweep.limit(limit_seconds)
         async for result in _remembered(sweep, plans, expected, memory):
             tally.add(result)
     return {
