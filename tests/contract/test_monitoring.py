@@ -100,7 +100,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus,
         began = time.time()
         asyncio.run(run())
         chosen = {"namespace": "default", "job": "broken"}
-        yield server, Shown(began, time.time(), 2.0, 1.0, chosen)
+        yield server, Shown(began, time.time(), 1.0, 1.0, chosen)
 
 
 PANELS = [
