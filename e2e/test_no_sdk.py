@@ -25,11 +25,12 @@ TRAINER = textwrap.dedent(
     if os.path.exists(tracker):
         step = int(open(tracker).read())
     ranks = Star(rank, size)
-    while step < 800:
+    while step < 400:
         step += 1
         time.sleep(0.1 if attempt == 1 else 0.01)  # long enough to be broken
         loss = ranks.sum(step)
-        print(json.dumps(dict(rank=rank, attempt=attempt, step=step, loss=loss, sample=None)))
+        said = dict(rank=rank, attempt=attempt, step=step, loss=loss)
+        print(json.dumps(dict(said, samples=[], at=time.time(), seconds=0.1)))
         sys.stdout.flush()
         if rank == 0 and step % 20 == 0:
             with open(tracker + ".new", "w") as file:
