@@ -92,9 +92,14 @@ def with_prices(
 
 
 def open_incident(status: TrainingJobStatus) -> Incident | None:
-    """Return the incident from which training has not come back yet."""
+    """Return the incident from which training has not come back yet.
+
+    A step may be told before the last of the processes is heard to have started.
+    """
     newest = status.incidents[0] if status.incidents else None
-    return newest if newest is not None and newest.first_step_at is None else None
+    if newest is None or (newest.running_at is not None and newest.first_step_at is not None):
+        return None
+    return newest
 
 
 def shrinking_incident(status: TrainingJobStatus) -> Incident | None:

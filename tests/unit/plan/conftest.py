@@ -146,11 +146,15 @@ class World:
         for _ in range(rounds):
             before = self._state()
             self.visit()
-            for agent in list(self.agents.values()):
-                self._obey(agent)
+            self.obey()
             if before == self._state():
                 return
         raise AssertionError(f"no rest: {[plan.decisions for plan in self.plans[-4:]]}")
+
+    def obey(self) -> None:
+        """Let the agents do as they were told last."""
+        for agent in list(self.agents.values()):
+            self._obey(agent)
 
     def pass_time(self, seconds: float, every: float = 5.0) -> None:
         """Let time pass, with heartbeats and passes in between."""

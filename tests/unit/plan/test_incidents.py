@@ -179,3 +179,23 @@ def test_prices_sum_to_the_losses_however_many_incidents_there_were(training) ->
     world.assert_prices_sum()
     earlier = world.status.ledger.earlier_incidents_milliseconds
     assert earlier[Bucket.LOST_WORK] > 0
+
+
+def test_the_fault_pays_until_all_processes_run_though_steps_are_told_before(training) -> None:
+    world = training(3)
+    world.fail(0)
+    while world.attempt.number == 1 or world.attempt.published_at is None:
+        world.obey()
+        world.jump(1)
+        world.visit()
+    world.silence(1)
+    world.settle()
+    world.jump(3)
+    world.train(6)
+    world.settle()
+    assert (world.attempt.running_at, newest(world).first_step_at) == (None, world.now)
+    world.jump(4)
+    world.agent(1).silent = False
+    world.settle()
+    assert world.attempt.running_at == world.now
+    world.assert_prices_sum()
