@@ -12,13 +12,17 @@ EDITED = {"name": "EDITED", "value": "1"}
 ELASTIC = {"minWorkers": 1, "maxWorkers": 2}
 
 
-async def training(world: RealWorld, *, full: bool = False, **spec: Any) -> None:
-    """A job trains; harm begins now. `full`: and there is room for nobody else."""
+async def training(world: RealWorld, *, full: bool = False, spares: int = 0, **spec: Any) -> None:
+    """A job trains; harm begins now. `full`: and there is room for nobody else.
+
+    Spares are asked for once the gang trains, for else they may be any of the first workers.
+    """
     await world.start_operator()
     await world.submit(**spec)
     await world.until_trains(1)
-    wanted = spec.get("spares", 0)
-    await world.until(lambda: world.status.workers.spares == wanted)
+    if spares:
+        await world.edit(spares=spares)
+        await world.until(lambda: world.status.workers.spares == spares)
     if full:
         await world.fill()
     await world.begin()
