@@ -27,6 +27,7 @@ endef
 export CRD_IS_GENERATED
 
 # The checkout stays clean: no tool keeps its cache in it.
+unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CACHE)/pycache
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export RUFF_CACHE_DIR := $(CACHE)/ruff
