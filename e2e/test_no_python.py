@@ -7,7 +7,7 @@ from e2e.support.job import Job
 
 def test_the_job_fails_at_once_and_says_what_to_do(job: Job) -> None:
     job.apply(workers=2, container={"image": "goodput.local/nopython:dev"})
-    job.wait_phase("Failed", timeout_seconds=30)
+    job.wait_phase("Failed")
 
     failed = job.condition("Failed")
     assert failed["reason"] == "ImageLacksPython"

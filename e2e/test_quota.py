@@ -15,7 +15,7 @@ def test_the_half_gang_is_released_and_tried_again_until_the_quota_lets_it_in(
     quotas = f"/api/v1/namespaces/{job.namespace}/resourcequotas"
     cluster.api.call("POST", quotas, _quota(2))
     job.apply(workers=3, steps=10, step_seconds=0.05, spec={"recovery": {"backoffSeconds": 2}})
-    status = job.wait_reason("Admitted", "CreateRefused", 20)
+    status = job.wait_reason("Admitted", "CreateRefused")
     message = condition_of(status, "Admitted")["message"]
     assert "exceeded quota: two-thirds" in message
     assert "limited: pods=2" in message
