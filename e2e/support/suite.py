@@ -30,8 +30,6 @@ SOME_FAILED = 1
 MOST_RETRIED = 5
 """More failures than these are no accident of a busy machine."""
 SWEEP = "tests/contract/test_sweep.py"
-WITHOUT_NODES = (("tests", "--ignore=tests/contract", "-n", "2"), (SWEEP,))
-"""Need no nodes: in the background, and last in line for the processors."""
 WITH_CLUSTER = (
     ("tests/contract", f"--ignore={SWEEP}"),
     ("e2e", "-m", "not alone", "-n", "3", "-v"),
@@ -41,7 +39,12 @@ WITH_CLUSTER = (
 that share no cluster have one for each worker."""
 SECOND = "2"
 """The number of the second worker's cluster."""
-LOWEST_PRIORITY = 19
+NORMAL_PRIORITY, LOWEST_PRIORITY = 0, 19
+WITHOUT_NODES = (
+    (("tests", "--ignore=tests/contract", "-n", "2"), LOWEST_PRIORITY),
+    ((SWEEP,), NORMAL_PRIORITY),
+)
+"""In the background, with their niceness: the operators of the sweep must not lose their leases."""
 
 
 def main() -> int:
@@ -54,19 +57,21 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="goodput-tests-") as memory, ExitStack() as end:
 
-            def begin(what: tuple[str, ...], niceness: int = 0, background: bool = True) -> Run:
+            def begin(what: tuple[str, ...], niceness: int, background: bool) -> Run:
                 run = Run(what, Path(tempfile.mkdtemp(dir=memory)))
                 end.callback(run.stop)
                 run.start(niceness, background)
                 return run
 
             end.enter_context(shared_cluster())
-            end.callback(remove, SECOND)
+            if not cluster_command(SECOND, "status"):
+                # pytest's worker removes it, but may have been stopped in its middle.
+                end.callback(cluster_command, SECOND, "down")
             say("tests without nodes begin, in the background")
-            behind = [begin(what, LOWEST_PRIORITY) for what in WITHOUT_NODES]
+            behind = [begin(what, niceness, True) for what, niceness in WITHOUT_NODES]
             for what in WITH_CLUSTER:
                 say(f"tests with a cluster: {' '.join(what)}")
-                tests = begin(what, background=False).finish() or tests
+                tests = begin(what, NORMAL_PRIORITY, False).finish() or tests
             for run in behind:
                 say(f"tests without nodes: {' '.join(run.what)}")
                 tests = run.finish() or tests
@@ -103,16 +108,17 @@ def shared_cluster() -> Iterator[None]:
             Cluster.down()
 
 
-def remove(number: str) -> None:
-    """Remove a cluster of one of pytest's workers, which may have been stopped in its middle."""
-    environment = {**os.environ, "GOODPUT_CLUSTER": number}
-    subprocess.run(
-        [sys.executable, "-m", "e2e.cluster", "down"],
+def cluster_command(number: str, command: str) -> bool:
+    """Do this to another of the machine's clusters; return whether it went well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "e2e.cluster", command],
         cwd=REPOSITORY,
-        env=environment,
+        env={**os.environ, "GOODPUT_CLUSTER": number},
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         check=False,
     )
+    return done.returncode == 0
 
 
 def is_up() -> bool:

@@ -11,8 +11,8 @@ import pytest
 from e2e.cluster.paths import REPOSITORY
 from e2e.cluster.preflight import unavailable_reason
 
-PLANS = 30
-LANES = 8
+PLANS = 20
+LANES = 6
 LIMIT_SECONDS = 180
 """No plan is begun so long after the first; on two free cores all are."""
 SEED = int(os.environ.get("GOODPUT_SWEEP_SEED") or datetime.now(UTC).toordinal())
