@@ -126,6 +126,7 @@ class AnyHistory(RuleBasedStateMachine):
         world.server.thaw()
         world.max_pods = None
         self._bring_back()
+        world.give_labels_back()  # else rank 0 may have nobody to tell its checkpoints to
         world.edit_spec(suspend=False)
         await world.until(
             lambda: bool(world.status.attempt and world.trains(world.status.attempt.number)),

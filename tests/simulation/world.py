@@ -77,6 +77,7 @@ class World:
         self.priority_classes: set[str] = set()
         self.away_seconds = RESTART_SECONDS
         self._read = "", TrainingJobStatus()
+        self._labels: dict[str, Json] = {}
         self.saves = True
         self.server.admission = self._admit
 
@@ -223,9 +224,23 @@ class World:
 
     def monkey(self, slot: int, prank: str) -> None:
         """Somebody deletes or edits a pod of ours; `prank`: a key of PRANKS."""
-        name = self.pod(slot)["metadata"]["name"]
+        metadata = self.pod(slot)["metadata"]
+        name = metadata["name"]
         self.harm(f"Monkey:{prank}", name)
+        self._labels.setdefault(metadata["uid"], metadata["labels"])
         self.server.change("pods", KEY[0], name, PRANKS[prank])
+
+    def give_labels_back(self) -> None:
+        """Who has taken labels off pods of ours puts them back."""
+        for pod in self.pods:
+            name, labels = pod["metadata"]["name"], self._labels.get(pod["metadata"]["uid"])
+            if labels is not None:
+                self.harm("LabelsBack", name)
+                metadata = {**pod["metadata"], "labels": labels}
+                self.server.change(
+                    "pods", KEY[0], name, lambda pod, to=metadata: pod.update(metadata=to)
+                )
+        self._labels.clear()
 
     def occupy(self, node: str) -> None:
         """Somebody else's pod takes a node's room."""
