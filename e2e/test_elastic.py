@@ -110,6 +110,29 @@ def test_growth_that_cannot_come_leaves_the_training_alone(cluster: Cluster, job
     assert len(job.pods()) == 2
 
 
+def test_a_checkpoint_that_cannot_be_resharded_brings_the_old_size_back(
+    cluster: Cluster, job: Job
+) -> None:
+    job.apply(
+        workers=2,
+        steps=2000,
+        step_seconds=0.05,
+        arguments=("--same-size",),
+        spec={**ELASTIC, "recovery": {"maxRestarts": 1}},
+    )
+    job.wait_step(20)
+    _scale(cluster, job, 3)
+    status = job.wait_attempt(3)
+    assert status["attempt"]["worldSize"] == 2
+    assert status["recovery"].get("restarts", []) == [], "the size was ours"
+    [told] = [message for reason, message in events(job) if reason == "CannotReshard"]
+    assert "was saved by 2 ranks and cannot be loaded by 3" in told
+    saved = status["attempt"]["restoreStep"]
+    job.wait_step(saved + 50, attempt=3)
+    assert job.status()["attempt"]["number"] == 3, "it is not tried again"
+    _assert_trained_as_if_undisturbed(job)
+
+
 @pytest.mark.alone
 def test_a_worker_that_must_make_room_for_a_more_urgent_pod_is_done_without(
     cluster: Cluster, job: Job, urgent: str

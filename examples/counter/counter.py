@@ -32,8 +32,14 @@ def main() -> None:
     restored = checkpoint.restore(options.directory)
     if restored is not None:
         first = restored.step + 1
+        shards = list(restored.path.glob("learned-*"))
+        if options.same_size and len(shards) != world_size:
+            raise checkpoint.ReshardError(
+                f"step {restored.step} was saved by {len(shards)} ranks and cannot be loaded by "
+                f"{world_size}"
+            )
         if rank == 0:  # what all ranks had learned, however many there were
-            learned = sum(int(shard.read_text()) for shard in restored.path.glob("learned-*"))
+            learned = sum(int(shard.read_text()) for shard in shards)
     ranks = Star(rank, world_size, hang=options.peer_lost == "hang")
     began = time.time()
     for step in range(first, options.steps + 1):
@@ -61,6 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint-every", type=int, default=10)
     parser.add_argument("--directory", default="checkpoints", help="outside a cluster")
     parser.add_argument("--peer-lost", choices=("fail", "hang"), default="fail")
+    parser.add_argument("--same-size", action="store_true", help="load no other gang's checkpoint")
     return parser.parse_args()
 
 
