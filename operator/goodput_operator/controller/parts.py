@@ -14,13 +14,14 @@ from goodput_operator.controller.queue import WorkQueue
 from goodput_operator.controller.settings import Settings
 from goodput_operator.controller.watch import JobWatch
 from goodput_operator.effects import caches
-from goodput_operator.effects.caches import DELETED, Cache, Trimmed
+from goodput_operator.effects.caches import DELETED, Cache
 from goodput_operator.effects.certificates import ServingCertificate
 from goodput_operator.effects.gateway import Gateway
 from goodput_operator.effects.lease import Election
 from goodput_operator.gang.book import Book
 from goodput_operator.metrics import Metrics, Sources
 from goodput_operator.observe.agents import JobKey, PodIdentity, pod_identity
+from goodput_operator.observe.trim import Trimmed
 from goodput_operator.reconcile import Reconciler
 from goodput_operator.render.pod import RenderSettings
 from goodput_operator.reports.auth import Gate
@@ -198,7 +199,9 @@ def _connect(parts: Parts) -> None:
     def node_changed(_kind: str, old: Trimmed | None, new: Trimmed | None) -> None:
         if book.node_changed(old, new):
             room.add("")
-        touched.add((new or old or {})["metadata"]["name"])
+        node = new or old
+        assert node is not None
+        touched.add(node["metadata"]["name"])
 
     parts.workers.on_change(pod_changed)
     parts.foreign.on_change(pod_changed)
@@ -206,7 +209,8 @@ def _connect(parts: Parts) -> None:
 
 
 def _worker_changed(parts: Parts, kind: str, old: Trimmed | None, new: Trimmed | None) -> None:
-    pod = new or old or {}
+    pod = new or old
+    assert pod is not None
     if kind == DELETED:
         parts.agents.forget(pod["metadata"]["uid"])
     for key in _job_of(pod):

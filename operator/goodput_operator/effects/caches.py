@@ -32,9 +32,14 @@ from goodput_operator.effects import gateway as api
 from goodput_operator.effects.gateway import Gateway, Resource
 from goodput_operator.errors import ApiError, ExpiredError, UnavailableError
 from goodput_operator.observe.agents import JobKey
-from goodput_operator.observe.trim import Trim, trim_foreign_pod, trim_node, trim_own_pod
+from goodput_operator.observe.trim import (
+    Trim,
+    Trimmed,
+    trim_foreign_pod,
+    trim_node,
+    trim_own_pod,
+)
 
-Trimmed = dict[str, Any]
 OnChange = Callable[[str, Trimmed | None, Trimmed | None], None]
 
 ADDED: Final = "ADDED"
@@ -337,7 +342,7 @@ class _Stream:
         self._must_list = False
         self.synced.set()
 
-    async def _pages(self) -> AsyncIterator[Trimmed]:
+    async def _pages(self) -> AsyncIterator[dict[str, Any]]:
         source, next_page = self._source, ""
         while True:
             page = await source.gateway.list_page(

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from goodput_operator.observe.agents import AgentView
-from goodput_operator.observe.resources import mapping, mappings
 
 DRAIN_SECONDS: Final = 60
 """What a training gets to save where nobody says how long it has."""
@@ -101,7 +100,7 @@ def _told(agent: AgentView | None) -> datetime | None:
 
 
 def node_notice(
-    node: Mapping[str, Any] | None, tolerations: Sequence[Mapping[str, Any]]
+    taints: Sequence[Mapping[str, Any]], tolerations: Sequence[Mapping[str, Any]]
 ) -> Notice | None:
     """Return what a node's taints say; who tolerates such a taint wants to stay.
 
@@ -109,7 +108,7 @@ def node_notice(
     """
     found = [
         Notice(*_named(taint["key"]))
-        for taint in mappings(mapping((node or {}).get("spec")).get("taints"))
+        for taint in taints
         if taint.get("key") in NODE_NOTICES and not _tolerated(taint, tolerations)
     ]
     return min(found, key=lambda one: (one.seconds, one.why), default=None)

@@ -4,11 +4,11 @@ Pure. `reconcile` gathers the raw objects; this module turns them into frozen, s
 in which "unknown" is a value of its own, never a default.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from goodput.protocol import Progress, Run
 from goodput_operator import names
@@ -16,6 +16,9 @@ from goodput_operator.api.status import SlotStatus
 from goodput_operator.observe.agents import AgentView
 from goodput_operator.observe.notices import Notice, node_notice, pod_notice
 from goodput_operator.observe.resources import mapping, mappings
+from goodput_operator.observe.trim import Trimmed
+
+T = TypeVar("T")
 
 
 class NodeHealth(StrEnum):
@@ -76,6 +79,28 @@ class PodView:
     def dead(self) -> bool:
         """Whether no process of ours can start in it any more."""
         return self.deleting or self.ended is not None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node.
+
+    Attributes:
+        ready_since: since when it has been Ready; None where it is not, or does not say.
+        domain: its rack, empty where that is not known.
+        spot: its cloud may take it away at any time, as a label says.
+        taints: as they are.
+    """
+
+    health: NodeHealth
+    ready_since: datetime | None = None
+    domain: str = ""
+    spot: bool = False
+    taints: Sequence[Mapping[str, Any]] = ()
+
+
+UNSEEN_NODE = NodeView(NodeHealth.UNKNOWN)
+GONE_NODE = NodeView(NodeHealth.GONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,19 +215,45 @@ def parse_time(text: str) -> datetime:
 
 def observe_pod(pod: Mapping[str, Any], owner_uid: str) -> PodView | None:
     """Return the view of a (trimmed) pod, or None when it is not this job's own."""
+    owners, view = _read_once(pod, _read_pod)
+    return view if owner_uid in owners else None
+
+
+def observe_node(node: Mapping[str, Any] | None) -> NodeView:
+    """Return the view of a (trimmed) node; None means that the node is not there."""
+    return GONE_NODE if node is None else _read_once(node, _read_node)
+
+
+def _read_once(obj: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
+    """Return what `read` makes of an object; of a trimmed one it is kept.
+
+    Most objects are the same in pass after pass, and reading a thousand takes longer than most of
+    what is then done with them.
+    """
+    if not isinstance(obj, Trimmed):
+        return read(obj)
+    try:
+        return cast("T", obj.view)
+    except AttributeError:
+        view = read(obj)
+        obj.view = view
+        return view
+
+
+def _read_pod(pod: Mapping[str, Any]) -> tuple[frozenset[str], PodView | None]:
+    """Return the UIDs of a pod's owners, and its view; None when its name is none of ours."""
     metadata = pod["metadata"]
-    owners = metadata.get("ownerReferences") or ()
-    if not any(owner.get("uid") == owner_uid for owner in owners):
-        return None
+    owners = frozenset(one.get("uid", "") for one in metadata.get("ownerReferences") or ())
     try:
         slot, incarnation = _identity(metadata["name"])
     except ValueError:
-        return None
+        return owners, None
     status = pod.get("status") or {}
     conditions = {one["type"]: one for one in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
     disrupted = conditions.get("DisruptionTarget", {})
-    return PodView(
+    deleted_at = metadata.get("deletionTimestamp")
+    return owners, PodView(
         name=metadata["name"],
         uid=metadata["uid"],
         slot=slot,
@@ -210,7 +261,7 @@ def observe_pod(pod: Mapping[str, Any], owner_uid: str) -> PodView | None:
         node=(pod.get("spec") or {}).get("nodeName") or "",
         address=status.get("podIP") or "",
         pinned=(pod.get("spec") or {}).get("pinnedNode") or "",
-        deleting=bool(metadata.get("deletionTimestamp")),
+        deleting=bool(deleted_at),
         terminal=status.get("phase") in ("Succeeded", "Failed"),
         ended=_ending(status),
         disruption=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
@@ -221,9 +272,25 @@ def observe_pod(pod: Mapping[str, Any], owner_uid: str) -> PodView | None:
         ),
         trouble=_trouble(status),
         created_at=parse_time(metadata["creationTimestamp"]),
-        gone_by=(
-            parse_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None
-        ),
+        gone_by=parse_time(deleted_at) if deleted_at else None,
+    )
+
+
+def _read_node(node: Mapping[str, Any]) -> NodeView:
+    taints = mappings(mapping(node.get("spec")).get("taints"))
+    labels = mapping(mapping(node.get("metadata")).get("labels"))
+    conditions = mappings(mapping(node.get("status")).get("conditions"))
+    condition = next((one for one in conditions if one.get("type") == "Ready"), {})
+    since = condition.get("lastTransitionTime")
+    health = NodeHealth.READY if condition.get("status") == "True" else NodeHealth.NOT_READY
+    if any(taint.get("key") == names.TAINT_OUT_OF_SERVICE for taint in taints):
+        health = NodeHealth.GONE
+    return NodeView(
+        health=health,
+        ready_since=parse_time(since) if since and health is NodeHealth.READY else None,
+        domain=labels.get(names.LABEL_RACK, ""),
+        spot=any(labels.get(name) == value for name, value in names.SPOT_LABELS),
+        taints=taints,
     )
 
 
@@ -280,33 +347,6 @@ def _trouble(status: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def observe_node(node: Mapping[str, Any] | None) -> NodeHealth:
-    """Return a bound pod's node's health; None means that the node is not there."""
-    if node is None:
-        return NodeHealth.GONE
-    taints = (node.get("spec") or {}).get("taints") or ()
-    if any(taint.get("key") == names.TAINT_OUT_OF_SERVICE for taint in taints):
-        return NodeHealth.GONE
-    ready = _ready_condition(node).get("status") == "True"
-    return NodeHealth.READY if ready else NodeHealth.NOT_READY
-
-
-def _ready_condition(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    conditions = mappings(mapping(node.get("status")).get("conditions"))
-    return next((one for one in conditions if one.get("type") == "Ready"), {})
-
-
-def _ready_since(nodes: Mapping[str, Mapping[str, Any] | None]) -> dict[str, datetime]:
-    """Return when each node that is Ready became so, where it says that."""
-    return {
-        name: parse_time(since)
-        for name, node in sorted(nodes.items())
-        if node is not None
-        and observe_node(node) is NodeHealth.READY
-        and (since := _ready_condition(node).get("lastTransitionTime"))
-    }
-
-
 def observe(
     job: Mapping[str, Any],
     slots: Sequence[SlotStatus],
@@ -336,6 +376,7 @@ def observe(
     metadata = job["metadata"]
     template = mapping(mapping(job.get("spec")).get("template"))
     tolerations = mappings(mapping(template.get("spec")).get("tolerations"))
+    seen = {name: observe_node(node) for name, node in sorted((nodes or {}).items())}
     views = [view for pod in pods if (view := observe_pod(pod, metadata["uid"])) is not None]
     views.sort(key=lambda view: (view.slot, view.incarnation, view.uid))
     current = {slot.slot: slot for slot in slots}
@@ -354,12 +395,10 @@ def observe(
         heard_at = listening_since
         if pod is not None:
             heard_at = max(heard_at, agent.received_at if agent else pod.created_at)
-        health, notice = NodeHealth.UNKNOWN, None
-        labels: Mapping[str, Any] = {}
+        node, notice = UNSEEN_NODE, None
         if pod and pod.node and nodes is not None:
-            node = nodes.get(pod.node)
-            health, notice = observe_node(node), node_notice(node, tolerations)
-            labels = mapping(mapping((node or {}).get("metadata")).get("labels"))
+            node = seen.get(pod.node, GONE_NODE)
+            notice = node_notice(node.taints, tolerations) if node.taints else None
         if pod:
             notice = pod_notice(pod.gone_by, pod.disruption, agent) or notice
         workers.append(
@@ -369,11 +408,11 @@ def observe(
                 rank=slot.rank,
                 pod=pod,
                 agent=agent,
-                node=health,
+                node=node.health,
                 silent_seconds=max(0.0, (now - heard_at).total_seconds()),
                 succeeded=slot.succeeded,
-                domain=labels.get(names.LABEL_RACK, ""),
-                spot=any(labels.get(name) == value for name, value in names.SPOT_LABELS),
+                domain=node.domain,
+                spot=node.spot,
                 notice=notice,
             )
         )
@@ -387,5 +426,7 @@ def observe(
         listening_since=listening_since,
         refusal=refusal,
         template_answer=template_answer,
-        ready_since=_ready_since(nodes or {}),
+        ready_since={
+            name: node.ready_since for name, node in seen.items() if node.ready_since is not None
+        },
     )

@@ -20,7 +20,16 @@ from typing import Any, Final
 from goodput_operator import names
 from goodput_operator.observe.resources import Resources, parse_resources, pod_requests
 
-Trim = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+class Trimmed(dict[str, Any]):
+    """A trimmed object, and what was read of it: nobody may change it, so it is read once."""
+
+    __slots__ = ("view",)
+
+    view: object
+
+
+Trim = Callable[[Mapping[str, Any]], Trimmed]
 
 LONGEST_MESSAGE: Final = 1024
 """Characters; the end is kept, for that is where a program says why it died."""
@@ -30,68 +39,79 @@ _POD_CONDITIONS: Final = frozenset(
 )
 
 
-def trim_own_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
+def trim_own_pod(pod: Mapping[str, Any]) -> Trimmed:
     """Return what diagnosis, planning and the book of capacity read of a worker pod."""
     metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
-    return {
-        "metadata": _identity(metadata)
-        | _present(
-            creationTimestamp=metadata.get("creationTimestamp"),
-            deletionTimestamp=metadata.get("deletionTimestamp"),
-            labels=_own_labels(metadata.get("labels") or {}),
-            ownerReferences=tuple(
-                {key: owner[key] for key in ("uid", "controller", "kind", "name") if key in owner}
-                for owner in metadata.get("ownerReferences") or ()
+    return Trimmed(
+        {
+            "metadata": _identity(metadata)
+            | _present(
+                creationTimestamp=metadata.get("creationTimestamp"),
+                deletionTimestamp=metadata.get("deletionTimestamp"),
+                labels=_own_labels(metadata.get("labels") or {}),
+                ownerReferences=tuple(
+                    {
+                        key: owner[key]
+                        for key in ("uid", "controller", "kind", "name")
+                        if key in owner
+                    }
+                    for owner in metadata.get("ownerReferences") or ()
+                ),
             ),
-        ),
-        "spec": _booked(spec) | _present(pinnedNode=_pinned_node(spec)),
-        "status": _present(
-            phase=_interned(status.get("phase")),
-            podIP=status.get("podIP"),
-            reason=_interned(status.get("reason")),
-            message=_cut(status.get("message")),
-            conditions=tuple(
-                _condition(one)
-                for one in status.get("conditions") or ()
-                if one["type"] in _POD_CONDITIONS
+            "spec": _booked(spec) | _present(pinnedNode=_pinned_node(spec)),
+            "status": _present(
+                phase=_interned(status.get("phase")),
+                podIP=status.get("podIP"),
+                reason=_interned(status.get("reason")),
+                message=_cut(status.get("message")),
+                conditions=tuple(
+                    _condition(one)
+                    for one in status.get("conditions") or ()
+                    if one["type"] in _POD_CONDITIONS
+                ),
+                initContainerStatuses=_containers(status.get("initContainerStatuses")),
+                containerStatuses=_containers(status.get("containerStatuses")),
             ),
-            initContainerStatuses=_containers(status.get("initContainerStatuses")),
-            containerStatuses=_containers(status.get("containerStatuses")),
-        ),
-    }
+        }
+    )
 
 
-def trim_foreign_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
+def trim_foreign_pod(pod: Mapping[str, Any]) -> Trimmed:
     """Return what the book of capacity reads of anybody's pod."""
     metadata, status = pod["metadata"], pod.get("status") or {}
-    return {
-        "metadata": _identity(metadata)
-        | _present(deletionTimestamp=metadata.get("deletionTimestamp")),
-        "spec": _booked(pod.get("spec") or {}),
-        "status": _present(phase=_interned(status.get("phase"))),
-    }
+    return Trimmed(
+        {
+            "metadata": _identity(metadata)
+            | _present(deletionTimestamp=metadata.get("deletionTimestamp")),
+            "spec": _booked(pod.get("spec") or {}),
+            "status": _present(phase=_interned(status.get("phase"))),
+        }
+    )
 
 
-def trim_node(node: Mapping[str, Any]) -> dict[str, Any]:
+def trim_node(node: Mapping[str, Any]) -> Trimmed:
     """Return what placement and diagnosis read of a node. Heartbeat times are left out."""
     metadata, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
-    return {
-        "metadata": _identity(metadata)
-        | _present(
-            deletionTimestamp=metadata.get("deletionTimestamp"),
-            labels={
-                intern(key): intern(value) for key, value in (metadata.get("labels") or {}).items()
+    return Trimmed(
+        {
+            "metadata": _identity(metadata)
+            | _present(
+                deletionTimestamp=metadata.get("deletionTimestamp"),
+                labels={
+                    intern(key): intern(value)
+                    for key, value in (metadata.get("labels") or {}).items()
+                },
+            ),
+            "spec": _present(
+                unschedulable=spec.get("unschedulable"),
+                taints=tuple(spec.get("taints") or ()),
+            ),
+            "status": {
+                "allocatable": _shared(parse_resources(status.get("allocatable"))),
+                "conditions": tuple(_condition(one) for one in status.get("conditions") or ()),
             },
-        ),
-        "spec": _present(
-            unschedulable=spec.get("unschedulable"),
-            taints=tuple(spec.get("taints") or ()),
-        ),
-        "status": {
-            "allocatable": _shared(parse_resources(status.get("allocatable"))),
-            "conditions": tuple(_condition(one) for one in status.get("conditions") or ()),
-        },
-    }
+        }
+    )
 
 
 def _identity(metadata: Mapping[str, Any]) -> dict[str, Any]:

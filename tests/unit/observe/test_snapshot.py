@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from goodput_operator.api.status import SlotStatus
-from goodput_operator.observe.snapshot import JobSnapshot, NodeHealth, observe, reseat
+from goodput_operator.observe.snapshot import (
+    JobSnapshot,
+    NodeHealth,
+    observe,
+    observe_pod,
+    reseat,
+)
+from goodput_operator.observe.trim import trim_node, trim_own_pod
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = {
@@ -116,3 +123,18 @@ def test_a_slot_that_is_taken_away_leaves_its_pod_behind() -> None:
     after = reseat(before, [SlotStatus(slot=0, incarnation=0)])
     assert who_stands(after) == ["job-0-0"]
     assert strays(after) == ["job-1-0"]
+
+
+def test_what_the_caches_keep_is_read_once_and_as_if_it_had_come_by_itself() -> None:
+    raw, node = pod("job-0-0", "mine", node="node"), {"metadata": {"name": "node"}, **READY}
+    for one in (raw, node):
+        one["metadata"] |= {"uid": "uid", "resourceVersion": "1"}
+    kept, kept_node = trim_own_pod(raw), trim_node(node)
+    first, second = (seen(kept, slots=1, nodes={"node": kept_node}) for _ in range(2))
+    assert first == second == seen(raw, slots=1, nodes={"node": node})
+    assert first.workers[0].pod is second.workers[0].pod
+    assert observe_pod(kept, "another's") is None
+    raw["status"]["phase"] = "Failed"
+    later = seen(trim_own_pod(raw), slots=1, nodes={"node": kept_node})
+    assert later.workers[0].pod is not None
+    assert later.workers[0].pod.terminal
