@@ -48,6 +48,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["GOODPUT_CLUSTER"] = str(first + int(worker.removeprefix("gw")))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that are marked as long."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A cluster with real nodes and the images of training pods."""

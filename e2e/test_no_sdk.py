@@ -40,6 +40,7 @@ TRAINER = textwrap.dedent(
 )
 
 
+@pytest.mark.long
 def test_a_lost_worker_is_replaced_only_once_it_is_known_to_be_dead(
     cluster: Cluster, operator: Operator, job: Job
 ) -> None:

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.alone
 AWAY_SECONDS = 40
 
 
+@pytest.mark.long
 def test_jobs_train_on_and_end_and_vanish_without_the_operator_and_wait_for_it_to_begin(
     cluster: Cluster, operator: Operator, namespace: str
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_drained_node_is_left_with_all_work_saved(
         _assert_nothing_was_lost(job, "NodeDraining")
 
 
+@pytest.mark.long
 def test_a_spot_node_that_is_reclaimed_is_left_before_it_goes(
     cluster: Cluster, operator: Operator, job: Job
 ) -> None:

@@ -11,7 +11,7 @@ from e2e.cluster.images import installed_torch
 from e2e.support import char_gpt
 from e2e.support.job import Job
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("operator")]
+pytestmark = [pytest.mark.alone, pytest.mark.long, pytest.mark.usefixtures("operator")]
 
 STEPS = 100_000
 """More than are ever done here."""
