@@ -15,6 +15,7 @@ from e2e.support.events import events
 from e2e.support.installation import Operator
 from e2e.support.job import GPU, Job
 
+pytestmark = pytest.mark.alone  # with whole nodes, and one of them left or all taken
 WHOLE_NODE = 8
 GRACE_SECONDS = 30
 SAVES_ONLY_WHEN_ASKED: dict[str, Any] = {
@@ -61,7 +62,6 @@ def test_a_drained_node_is_left_with_all_work_saved(
         _assert_nothing_was_lost(job, "NodeDraining")
 
 
-@pytest.mark.long
 def test_a_spot_node_that_is_reclaimed_is_left_before_it_goes(
     cluster: Cluster, operator: Operator, job: Job
 ) -> None:

@@ -12,6 +12,7 @@ from e2e.support.events import events
 from e2e.support.installation import Operator
 from e2e.support.job import Job
 
+pytestmark = pytest.mark.alone  # with all whole nodes
 WHOLE_NODE = 8
 
 
