@@ -345,7 +345,7 @@ def _compile(directory: Path, seen_as: str, root: Path | None = None) -> None:
 
     Raises:
         ClusterError: it did not work. A program that compiles all it imports whenever it starts
-            works, too, but torch takes ten seconds more that way.
+            works, too, but that takes as long again as to import torch.
     """
     root = root or base_layer().path.parent / "root"
     # The workers of compileall need semaphores, which live in /dev/shm.
