@@ -139,7 +139,10 @@ class Replica:
         self._connection.late_seconds = late_seconds
 
     def crash(self, *, for_good: bool = False) -> None:
-        """End the process, in the middle of whatever it does; no other follows one `for_good`."""
+        """End the process, in the middle of whatever it does.
+
+        No other follows one that ends `for_good`, nor one in whose place another leads already.
+        """
         if self.ended.is_set():
             return
         self._world.history.add(Died(clock(), self.name))
@@ -148,7 +151,7 @@ class Replica:
         for task in self._tasks:
             task.cancel()
         self._run(self.parts.queue.stop(0.0))
-        if not for_good:
+        if not for_good and self._world.operator is self:
             self._world.replica_died()
 
     def _visited(self, result: str, _: float) -> None:
