@@ -7,10 +7,13 @@ the cache is keyed by everything that the build depends on, so it is never stale
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from .errors import ClusterError
@@ -73,9 +76,9 @@ def ensure(names: Iterable[str]) -> dict[str, Path]:
     names = list(names)
     if any(find(name) is None for name in names):
         with locked(cache_dir() / "build.lock", "building the binaries", _BUILD_TIMEOUT_SECONDS):
-            for name in names:
-                if find(name) is None:
-                    _build(TOOLS[name])
+            missing = [TOOLS[name] for name in names if find(name) is None]
+            for _, tools in itertools.groupby(missing, key=attrgetter("module")):
+                _build(list(tools))
     return {name: found for name in names if (found := find(name)) is not None}
 
 
@@ -84,22 +87,29 @@ def can_build() -> bool:
     return shutil.which("go") is not None
 
 
-def _build(tool: Tool) -> None:
+def _build(tools: Sequence[Tool]) -> None:
+    """Build tools of one module in one go: while one is linked, the next is compiled."""
+    names = ", ".join(tool.name for tool in tools)
     if not can_build():
-        raise ClusterError(f"{tool.name} is not in the cache, and there is no `go` to build it")
-    target = _cached(tool)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    argv = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", _ldflags(tool)]
+        raise ClusterError(f"no {names} in the cache, and there is no `go` to build it")
+    home = _cached(tools[0]).parent
+    home.mkdir(parents=True, exist_ok=True)
+    argv = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", _ldflags(tools[0])]
     env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": GO_TOOLCHAIN, "GOWORK": "off"}
-    with step(f"building {tool.name} (minutes the first time)"):
+    with (
+        step(f"building {names} (minutes the first time)"),
+        tempfile.TemporaryDirectory(dir=home, prefix="partial-") as partial,
+    ):
+        # Go names a program by its package's path; of a lone one we say the name.
+        out = Path(partial, tools[0].name) if len(tools) == 1 else Path(partial)
         run(
-            [*argv, "-o", str(partial), tool.package],
-            cwd=_module(tool),
+            [*argv, "-o", str(out), *(tool.package for tool in tools)],
+            cwd=_module(tools[0]),
             env=env,
             timeout_seconds=_BUILD_TIMEOUT_SECONDS,
         )
-    partial.replace(target)
+        for tool in tools:
+            Path(partial, tool.name).replace(_cached(tool))
 
 
 def _module(tool: Tool) -> Path:
