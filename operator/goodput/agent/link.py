@@ -34,6 +34,8 @@ FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 5.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 SHORTEST_ROUND_SECONDS = 0.05
+STARTING_SECONDS = 0.1
+"""How long the next poll waits for the word that the processes, which it was told to start, run."""
 URGENT_BURST, URGENT_WINDOW_SECONDS = 8, 2.5
 """So many urgent requests in such a time, and no more: a trainer that commits at every step
 must not use up what the operator allows a pod."""
@@ -50,6 +52,18 @@ class Address(NamedTuple):
 
     host: str
     port: int
+
+
+class Heard(NamedTuple):
+    """What came of an exchange.
+
+    Attributes:
+        news: something was new, the answer or our own words.
+        started: it has told us to run what we did not run before.
+    """
+
+    news: bool
+    started: bool
 
 
 class Unanswered(Exception):  # noqa: N818 - an outcome, not an error
@@ -332,7 +346,7 @@ class Link:
         while not self._stopped:
             began = time.monotonic()
             try:
-                news = self._exchange(connection, protocol.HOLD_SECONDS, polling=True)
+                heard = self._exchange(connection, protocol.HOLD_SECONDS, polling=True)
             except Unanswered as outcome:
                 self._trouble(str(outcome))
                 self._rest(outcome, failures)
@@ -340,7 +354,10 @@ class Link:
                 continue
             self._trouble("")
             failures = 0
-            empty_rounds = 0 if news else empty_rounds + 1
+            empty_rounds = 0 if heard.news else empty_rounds + 1
+            if heard.started:
+                # That the processes run is worth no request of its own, nor a second poll.
+                self._wait(STARTING_SECONDS, or_news=True)
             # An answer without news should have been held; do not circle if it was not.
             elapsed = time.monotonic() - began
             self._wait(SHORTEST_ROUND_SECONDS - elapsed)
@@ -385,11 +402,10 @@ class Link:
                     lambda: self._stopped or (or_news and self._urgent), timeout=seconds
                 )
 
-    def _exchange(self, connection: Connection, hold_seconds: float, polling: bool = False) -> bool:
-        """Do one exchange and return whether something was new: the answer, or our own words.
-
-        The operator lets a held poll go when we send something newer.
-        """
+    def _exchange(
+        self, connection: Connection, hold_seconds: float, polling: bool = False
+    ) -> Heard:
+        """Do one exchange. The operator lets a held poll go when we send something newer."""
         try:
             with self._changed:
                 self._urgent = False
@@ -409,7 +425,8 @@ class Link:
             if polling:
                 self._set_polling(False)
         overtaken = request.sequence < self._newest_sequence
-        return overtaken or answer.revision != request.seen_revision
+        told = answer.revision != request.seen_revision
+        return Heard(news=overtaken or told, started=told and answer.kind == protocol.RUN)
 
     def _set_polling(self, polling: bool) -> None:
         with self._changed:

@@ -420,6 +420,26 @@ def test_a_trainer_with_constant_news_does_not_use_up_what_a_pod_may_send(
     assert 1 <= len(urgent) <= 8
 
 
+def test_that_what_was_ordered_runs_is_said_by_the_next_poll_and_no_other_request(
+    serve: Any, operator: Any, report: Any, eventually: Any
+) -> None:
+    server = serve(operator.respond)
+    reporter = report(server.url)
+    operator.saw(lambda request: request.seen_revision == "0")
+
+    def start(answer: SyncAnswer, sequence: int) -> None:
+        reporter.deliver(answer, sequence)
+        threading.Timer(0.01, reporter.link.hurry).start()  # as processes take to be started
+
+    reporter.link._deliver = start
+    operator.order(SyncAnswer(kind=protocol.RUN, revision="1", attempt=3))
+    said = operator.saw(lambda request: request.seen_revision == "1")
+    assert said.hold_seconds == protocol.HOLD_SECONDS
+    operator.order(SyncAnswer(kind=protocol.HOLD, revision="2"))
+    eventually(lambda: reporter.seen_revision == "2")
+    assert all(request.hold_seconds for request in operator.requests)
+
+
 def test_a_new_order_ends_the_hold(serve: Any, operator: Any, report: Any, eventually: Any) -> None:
     reporter = report(serve(operator.respond).url)
     operator.saw(lambda request: request.seen_revision == "0")
