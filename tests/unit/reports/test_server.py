@@ -372,10 +372,10 @@ def test_who_goes_on_after_a_refusal_is_not_heard_and_cut_off() -> None:
 def test_who_speaks_no_tls_is_cut_off() -> None:
     async def story() -> None:
         async with endpoint() as one:
-            reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
-            writer.write(report(1))
-            assert b"200" not in await reader.read()
-            writer.close()
+            client = Client(*await asyncio.open_connection("127.0.0.1", one.server.port))
+            client.send(report(1))
+            assert await client.is_closed()
+            assert not one.world.store.views(KEY)
 
     run(story)
 
