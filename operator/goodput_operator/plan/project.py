@@ -136,33 +136,32 @@ def _checkpoint(
 def worth_writing(
     before: TrainingJobStatus, after: TrainingJobStatus, now: datetime, timing: Timing
 ) -> tuple[bool, datetime | None]:
-    """Return whether to write `after` now, and else when it will be time.
+    """Return whether to write `after` now, and when the next write will be due.
 
     A decision is written at once. Numbers that only move are written in the rhythm of the
     ledger: no report costs a write. So are words alone: what is missing for a gang that waits
     changes with every pod of the cluster that ends.
     """
-    if _essence(before) != _essence(after):
-        return True, None
+    decided = _essence(before) != _essence(after)
     if is_finished(after):
-        return False, None
-    since = before.ledger.accounted_until
-    if since is None:
-        return True, None
-    rhythm = timing.flush_seconds
+        return decided, None
     suspended = find_condition(after, ConditionType.SUSPENDED)
-    if suspended is not None and suspended.status == "True":
-        rhythm = timing.flush_suspended_seconds
-    elif before.checkpoint != after.checkpoint:
+    at_rest = suspended is not None and suspended.status == "True"
+    rhythm = timing.flush_suspended_seconds if at_rest else timing.flush_seconds
+    again = now + timedelta(seconds=rhythm)
+    since = before.ledger.accounted_until
+    if decided or since is None:
+        return True, again
+    if not at_rest and before.checkpoint != after.checkpoint:
         rhythm = timing.flush_durable_seconds
-    elif (before.workers, before.conditions, before.slots) != (
+    elif not at_rest and (before.workers, before.conditions, before.slots) != (
         after.workers,
         after.conditions,
         after.slots,
     ):
         rhythm = timing.flush_visible_seconds
     due = since + timedelta(seconds=rhythm)
-    return now >= due, due
+    return (True, again) if now >= due else (False, due)
 
 
 _NO_NUMBERS = {"workers": WorkersStatus(), "goodput": "", "incidents": []}

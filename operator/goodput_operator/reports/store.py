@@ -8,6 +8,7 @@ simulation may drive the same object on its own clock. All calls come from one t
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from heapq import heappop, heappush
 from operator import attrgetter
 
 from goodput.protocol import (
@@ -109,6 +110,8 @@ class AgentStore:
         self._jobs: dict[JobKey, set[str]] = {}
         self._answers: dict[JobKey, dict[str, SyncAnswer]] = {}
         self._watches: dict[JobKey, _Watch] = {}
+        self._deadlines: list[tuple[datetime, int, str]] = []  # a heap; of some polls that are over
+        self._holds = 0
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -213,17 +216,17 @@ class AgentStore:
             return due
         deadline = now + timedelta(seconds=hold_seconds)
         agent.poll = _Poll(request.seen_revision, deadline, release)
+        self._holds += 1
+        heappush(self._deadlines, (deadline, self._holds, pod.uid))
         return None
 
     def expire(self, now: datetime) -> None:
         """Release every poll that has been held for its time, with its answer as it is."""
-        due = [
-            (uid, agent)
-            for uid, agent in self._agents.items()
-            if agent.poll is not None and agent.poll.deadline <= now
-        ]
-        for uid, agent in due:
-            self._let_go(uid, agent)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, uid = heappop(self._deadlines)
+            agent = self._agents.get(uid)
+            if agent is not None and agent.poll is not None and agent.poll.deadline <= now:
+                self._let_go(uid, agent)
 
     def keep_vigil(self, key: JobKey, vigil: Vigil | None, now: datetime) -> None:
         """Wake a job, once, when one of these agents has been silent for too long.
