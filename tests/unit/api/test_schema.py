@@ -107,12 +107,9 @@ def test_a_status_may_leave_out_what_has_a_default() -> None:
     TrainingJobStatus.model_validate({})
 
 
-def test_conditions_and_slots_are_merged_by_their_keys() -> None:
-    keys = {
-        name: STATUS["properties"][name]["x-kubernetes-list-map-keys"]
-        for name in ("conditions", "slots")
-    }
-    assert keys == {"conditions": ["type"], "slots": ["slot"]}
+def test_conditions_are_merged_by_their_types_and_slots_are_one_value() -> None:
+    assert STATUS["properties"]["conditions"]["x-kubernetes-list-map-keys"] == ["type"]
+    assert STATUS["properties"]["slots"]["x-kubernetes-list-type"] == "atomic"
 
 
 def test_the_longest_name_leaves_room_for_the_last_pod() -> None:
