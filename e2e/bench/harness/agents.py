@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -45,14 +46,18 @@ class Seat:
     operator_port: int
 
 
-@dataclass(slots=True)
 class Connection:
-    """One connection to the operator, opened on demand."""
+    """One connection to the operator, opened on demand; one exchange at a time.
 
-    seat: Seat
-    context: ssl.SSLContext
-    _reader: asyncio.StreamReader | None = None
-    _writer: asyncio.StreamWriter | None = None
+    OpenSSL works on the socket itself: asyncio's streams would cost a thousand agents of one
+    process more than the operator spends on them, and be measured with it.
+    """
+
+    def __init__(self, seat: Seat, context: ssl.SSLContext) -> None:
+        self._seat, self._context = seat, context
+        self._socket: ssl.SSLSocket | None = None
+        self._received = b""
+        self._answer: asyncio.Future[bytes] | None = None
 
     async def exchange(self, request: SyncRequest) -> SyncAnswer:
         """Send a request and return its answer.
@@ -68,39 +73,90 @@ class Connection:
         Raises:
             OSError: there was none, or a refusal.
         """
-        if self._writer is None or self._reader is None:
-            self._reader, self._writer = await asyncio.open_connection(
-                *("127.0.0.1", self.seat.operator_port),
-                ssl=self.context,
-                server_hostname=protocol.SERVER_NAME,
-                local_addr=(self.seat.source, 0),
-            )
         head = (
             f"POST {protocol.SYNC_PATH} HTTP/1.1\r\nHost: {protocol.SERVER_NAME}\r\n"
-            f"Authorization: Bearer {self.seat.token}\r\n"
+            f"Authorization: Bearer {self._seat.token}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         try:
-            self._writer.write(head.encode() + body)
-            answer = await self._reader.readuntil(b"\r\n\r\n")
-            length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            text = await self._reader.readexactly(length)
-        except (EOFError, asyncio.LimitOverrunError) as cut:
-            self.close()
-            raise ConnectionError(str(cut)) from cut
+            if self._socket is None:
+                self._socket = await self._open()
+            self._answer = asyncio.get_running_loop().create_future()
+            self._socket.send(head.encode() + body)  # what an agent says fits into any buffer
+            return await self._answer
         except BaseException:
             self.close()
             raise
-        if not answer.startswith(b"HTTP/1.1 200"):
-            self.close()
-            raise ConnectionError(f"{answer[:12]!r} {text[:200]!r}")
-        return text
 
     def close(self) -> None:
         """Cut it; the next exchange opens a new one."""
-        if self._writer is not None:
-            self._writer.transport.abort()
-        self._reader = self._writer = None
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+        self._socket, self._received = None, b""
+
+    async def _open(self) -> ssl.SSLSocket:
+        loop = asyncio.get_running_loop()
+        plain = socket.socket()
+        try:
+            plain.setblocking(False)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.bind((self._seat.source, 0))
+            await loop.sock_connect(plain, ("127.0.0.1", self._seat.operator_port))
+            wrapped = self._context.wrap_socket(
+                plain, server_hostname=protocol.SERVER_NAME, do_handshake_on_connect=False
+            )
+        except BaseException:
+            plain.close()
+            raise
+        readable = asyncio.Event()
+        loop.add_reader(wrapped, readable.set)
+        try:
+            while True:
+                try:
+                    wrapped.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    readable.clear()
+                    await readable.wait()
+        except BaseException:
+            loop.remove_reader(wrapped)
+            wrapped.close()
+            raise
+        loop.add_reader(wrapped, self._read)
+        return wrapped
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(16 * 1024)
+        except ssl.SSLWantReadError:
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        if not data:
+            self._end(ConnectionError("the operator hung up"))
+            return
+        self._received += data
+        head, end, text = self._received.partition(b"\r\n\r\n")
+        if not end or len(text) < int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0]):
+            return
+        self._received = b""
+        if head.startswith(b"HTTP/1.1 200"):
+            self._end(text)
+        else:
+            self._end(ConnectionError(f"{head[:12]!r} {text[:200]!r}"))
+
+    def _end(self, outcome: bytes | OSError) -> None:
+        """End the exchange that is under way; without one, an error closes the connection."""
+        waiting, self._answer = self._answer, None
+        if waiting is None or waiting.done():
+            self.close()
+        elif isinstance(outcome, OSError):
+            waiting.set_exception(outcome)
+        else:
+            waiting.set_result(outcome)
 
 
 @dataclass(slots=True)
