@@ -65,7 +65,7 @@ class QueueTiming:
 class _Key:
     """What the queue remembers of one key."""
 
-    queued_at: float | None = None
+    queued: bool = False
     running: bool = False
     woken: bool = False  # during the running visit
     failures: int = 0
@@ -146,7 +146,7 @@ class WorkQueue:
         """Have `key` visited in `seconds` at the latest; of several wishes the earliest wins."""
         if self._loop is not None:
             state = self._keys.setdefault(key, _Key())
-            if state.queued_at is None:
+            if not state.queued:
                 self._set_timer(key, state, self._loop.time() + seconds)
 
     @property
@@ -159,19 +159,11 @@ class WorkQueue:
         """How many visits are under way."""
         return len(self._running)
 
-    @property
-    def longest_wait_seconds(self) -> float:
-        """How long the key at the head of the queue has waited."""
-        if self._loop is None or not self._waiting:
-            return 0.0
-        queued_at = self._keys[self._waiting[0]].queued_at
-        return self._loop.time() - (queued_at or 0.0)
-
     def _enqueue(self, key: JobKey, state: _Key) -> None:
-        if self._loop is None or state.queued_at is not None:
+        if self._loop is None or state.queued:
             return
         _cancel_timer(state)
-        state.queued_at = self._loop.time()
+        state.queued = True
         self._waiting.append(key)
         self._pump()
 
@@ -180,7 +172,7 @@ class WorkQueue:
         while self._loop is not None and self._waiting and len(self._running) < self._workers:
             key = self._waiting.popleft()
             state = self._keys[key]
-            state.queued_at, state.running = None, True
+            state.queued, state.running = False, True
             task = self._loop.create_task(self._run(key, state), name=f"visit {'/'.join(key)}")
             self._running.add(task)
             task.add_done_callback(self._finished)
