@@ -45,7 +45,9 @@ def test_a_bug_is_found_and_its_job_shrunk(monkeypatch: pytest.MonkeyPatch) -> N
     [
         pytest.param(SPEC, {"workers": 0, "template": {"spec": {}}}, "workers", id="a border"),
         pytest.param(SPEC, {"template": {"spec": {}}}, "required", id="what is missing"),
-        pytest.param(STATUS, {"slots": [{"slot": 1}] * 2}, "twice", id="a key that stands twice"),
+        pytest.param(
+            STATUS, {"conditions": [{"type": "Ready"}] * 2}, "twice", id="a key that stands twice"
+        ),
         pytest.param(STATUS, {"attempt": {"openedAt": "now"}}, "no time", id="a time"),
         pytest.param(STATUS, {"ledger": {"accelerators": 2**63}}, "range", id="a huge number"),
     ],

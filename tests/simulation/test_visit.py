@@ -59,6 +59,7 @@ ATTEMPT = {"number": 1, "state": "Running", "openedAt": "2026-01-01T00:00:00Z"}
     "status",
     [
         pytest.param({"slots": 3}, id="of the wrong type"),
+        pytest.param({"slots": [{"slot": 0}] * 2}, id="a slot that stands twice"),
         pytest.param({"attempt": ATTEMPT, "selector": "x"}, id="an attempt of nobody"),
     ],
 )

@@ -166,6 +166,12 @@ class SlotStatus(ApiModel):
     """Its processes of the newest attempt have all ended well, whatever becomes of its pod."""
 
 
+def _each_once(slots: list[SlotStatus]) -> list[SlotStatus]:
+    if len({one.slot for one in slots}) < len(slots):
+        raise ValueError("a slot stands twice in it")
+    return slots
+
+
 class LineageLink(ApiModel):
     """`attempt` went on from `step` of attempt `origin`."""
 
@@ -444,7 +450,9 @@ class TrainingJobStatus(ApiModel):
     """The newest attempt: one generation of training processes."""
     # One value, not merged by its keys: the API server would note who owns each field of each slot,
     # and take twice as long for a write of a thousand.
-    slots: list[SlotStatus] = Field(default_factory=list, max_length=10_000)
+    slots: Annotated[list[SlotStatus], AfterValidator(_each_once)] = Field(
+        default_factory=list, max_length=10_000
+    )
     """The places of the gang, and the pod that stands for each."""
     progress: ProgressStatus = ProgressStatus()
     """How far training is."""
