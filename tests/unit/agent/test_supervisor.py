@@ -18,6 +18,7 @@ from goodput.agent import supervisor
 from goodput.agent.build import build_zipapp
 from goodput.agent.supervisor import Complaints, free_port
 from goodput.protocol import Commit, Run, SyncAnswer, SyncRequest, World
+from tests.unit.agent.pythons import interpreter
 
 AGENT = """
 import os, sys
@@ -138,15 +139,9 @@ def pod(
     one.close()
 
 
-def old_python() -> str:
-    for path in Path.home().glob(".pyenv/versions/3.8.*/bin/python"):
-        return str(path)
-    return shutil.which("python3.8") or pytest.skip("no Python 3.8 here")
-
-
 @pytest.mark.parametrize("old", [False, True], ids=["this Python", "Python 3.8"])
 def test_from_start_to_success(pod: Pod, old: bool) -> None:
-    pod.train("print('hello')", python=old_python() if old else sys.executable)
+    pod.train("print('hello')", python=interpreter("3.8") if old else sys.executable)
     idle = pod.operator.saw(lambda _: True)
     assert (idle.slot, idle.incarnation, idle.run, idle.address) == (3, 2, None, "127.0.0.1")
     assert 20_000 <= idle.free_port < 30_000
@@ -298,7 +293,7 @@ def test_import_goodput_works_in_an_image_with_nothing_installed(
     pod: Pod, source_root: Path, old: bool
 ) -> None:
     build_zipapp(source_root, pod.path("agent.pyz"))
-    python = old_python() if old else sys.executable
+    python = interpreter("3.8") if old else sys.executable
     pod.environ["PYTHONPATH"] = ""
     agent = "import sys; sys.path.insert(0, sys.argv[1] + '/agent.pyz')\n" + AGENT
     train = "import goodput.session; print(goodput.__file__); print(goodput.session.attempt())"

@@ -13,27 +13,10 @@ import pytest
 
 from goodput import protocol
 from goodput.agent.build import build_zipapp
+from tests.unit.agent.pythons import interpreter
 
 OLD_PYTHONS = ("2.7", "3.6", "3.7")
 GOOD_PYTHONS = ("3.8", "3.9", "3.13")
-
-
-def interpreter(version: str) -> str:
-    """Return a Python of this version, as `python3.8` or as pyenv keeps it; else skip."""
-    candidates = [shutil.which(f"python{version}") or ""]
-    candidates += [
-        str(path) for path in Path.home().glob(f".pyenv/versions/{version}.*/bin/python")
-    ]
-    for candidate in filter(None, candidates):
-        answer = subprocess.run(
-            [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if answer.stdout.strip() == version:
-            return candidate
-    pytest.skip(f"no Python {version} here")
 
 
 @pytest.fixture(scope="module")
