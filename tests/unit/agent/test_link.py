@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -421,22 +422,28 @@ def test_a_trainer_with_constant_news_does_not_use_up_what_a_pod_may_send(
 
 
 def test_that_what_was_ordered_runs_is_said_by_the_next_poll_and_no_other_request(
-    serve: Any, operator: Any, report: Any, eventually: Any
+    serve: Any, operator: Any, report: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = serve(operator.respond)
-    reporter = report(server.url)
+    monkeypatch.setattr("goodput.agent.link.STARTING_SECONDS", 20.0)
+    reporter = report(serve(operator.respond).url)
     operator.saw(lambda request: request.seen_revision == "0")
+    running = threading.Event()
+
+    def started() -> None:
+        running.set()
+        reporter.link.hurry()
 
     def start(answer: SyncAnswer, sequence: int) -> None:
         reporter.deliver(answer, sequence)
-        threading.Timer(0.01, reporter.link.hurry).start()  # as processes take to be started
+        threading.Timer(0.2, started).start()  # later than any poll without this would begin
 
-    reporter.link._deliver = start
+    def build(hold_seconds: float) -> SyncRequest:
+        return replace(reporter.build(hold_seconds), free_port=int(running.is_set()))
+
+    reporter.link._deliver, reporter.link._build = start, build
     operator.order(SyncAnswer(kind=protocol.RUN, revision="1", attempt=3))
     said = operator.saw(lambda request: request.seen_revision == "1")
-    assert said.hold_seconds == protocol.HOLD_SECONDS
-    operator.order(SyncAnswer(kind=protocol.HOLD, revision="2"))
-    eventually(lambda: reporter.seen_revision == "2")
+    assert (said.hold_seconds, said.free_port) == (protocol.HOLD_SECONDS, 1)
     assert all(request.hold_seconds for request in operator.requests)
 
 

@@ -255,7 +255,13 @@ def test_a_gang_at_rest_is_left_alone_until_its_ledger_is_due(training) -> None:
     plan = world.visit()
     assert plan.vigil == Vigil(frozenset(world.agents), SILENCE_LIMIT_SECONDS)
     flushed = world.status.ledger.accounted_until
-    assert plan.recheck_at == flushed + timedelta(seconds=Timing().flush_seconds)
+    rhythm = timedelta(seconds=Timing().flush_seconds)
+    assert plan.recheck_at == flushed + rhythm
+    world.now = plan.recheck_at
+    world.train(30)
+    plan = world.visit()
+    assert plan.write
+    assert plan.recheck_at == world.now + rhythm
 
 
 def test_a_silence_that_has_lasted_too_long_is_followed_by_the_clock(training) -> None:
