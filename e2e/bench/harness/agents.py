@@ -149,7 +149,7 @@ class Connection:
             self._end(ConnectionError(f"{head[:12]!r} {text[:200]!r}"))
 
     def _end(self, outcome: bytes | OSError) -> None:
-        """End the exchange that is under way; without one, an error closes the connection."""
+        """End the exchange that is under way; without one, whatever comes closes the connection."""
         waiting, self._answer = self._answer, None
         if waiting is None or waiting.done():
             self.close()

@@ -4,6 +4,7 @@ Three kinds of fields, kept apart: *observed* (recomputable), *intent* (written 
 act) and *ledger* (each span added exactly once).
 """
 
+from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -167,8 +168,9 @@ class SlotStatus(ApiModel):
 
 
 def _each_once(slots: list[SlotStatus]) -> list[SlotStatus]:
-    if len({one.slot for one in slots}) < len(slots):
-        raise ValueError("a slot stands twice in it")
+    twice = Counter(one.slot for one in slots).most_common(1)
+    if twice and twice[0][1] > 1:
+        raise ValueError(f"slot {twice[0][0]} stands twice")
     return slots
 
 

@@ -307,10 +307,16 @@ class ReportServer:
                 logger.warning("a connection could not be accepted: %s", error)
                 await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
                 continue
-            self._take(sock, str(address[0]))
+            try:
+                self._take(sock, str(address[0]))
+            except OSError:  # it has been cut already
+                sock.close()
+            except Exception:  # of one connection; the others must still be accepted
+                logger.exception("a connection could not be served")
+                sock.close()
 
     def _take(self, sock: socket.socket, peer: str) -> None:
-        """Serve a new connection, unless there are too many."""
+        """Serve a new connection, unless there are too many. Raises OSError: it is cut already."""
         limits = self.limits
         if (
             len(self.connections) >= limits.connections
@@ -319,11 +325,10 @@ class ReportServer:
             self.handler.results["TooManyConnections"] += 1
             sock.close()
             return
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.connections.add(_Connection(self, sock, peer))
-            self._peers[peer] += 1
-            self._empty.clear()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connections.add(_Connection(self, sock, peer))
+        self._peers[peer] += 1
+        self._empty.clear()
 
     async def _tick(self) -> None:
         while True:

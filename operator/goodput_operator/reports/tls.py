@@ -44,13 +44,9 @@ class Channel:
         """Take over a connected socket that does not block.
 
         Raises:
-            OSError: it has been cut already; the socket is closed then.
+            OSError: it has been cut already; to close it is the caller's.
         """
-        try:
-            self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        except BaseException:
-            sock.close()
-            raise
+        self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         self._loop, self._listener = loop, listener
         self._fd = self._sock.fileno()
         self._established = False
