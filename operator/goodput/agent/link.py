@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Callable, Deque, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
 from goodput import protocol
@@ -164,7 +164,20 @@ class _Tls(http.client.HTTPSConnection):
 
     def __init__(self, address: Address, credentials: Credentials) -> None:
         self._credentials = credentials
+        self._unsent = b""
         super().__init__(address.host, address.port, timeout=CONNECT_SECONDS)
+
+    def send(self, data: Any) -> None:
+        """Keep a part of the request until all of it is there.
+
+        Head and body in one TLS record wake the operator once, not twice.
+        """
+        self._unsent += data
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        request, self._unsent = self._unsent, b""
+        self.sock.sendall(request)
+        return super().getresponse()
 
     def connect(self) -> None:
         context = self._credentials.context()

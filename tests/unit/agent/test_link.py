@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -80,6 +81,29 @@ def test_a_connection_is_used_again(serve: Any, http: Any, connect: Any) -> None
     for _ in range(3):
         connection.exchange(REQUEST.to_json(), 0.0)
     assert server.connections == 1
+
+
+def test_a_request_comes_in_one_record_so_that_it_wakes_the_operator_once(
+    certificates: Any, http: Any, connect: Any
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.operator)
+    records: list[bytes] = []
+
+    def serve_one(listener: socket.socket) -> None:
+        plain, _ = listener.accept()
+        with context.wrap_socket(plain, server_side=True) as secure:
+            records.append(secure.recv(16 * 1024))  # one at most, by RFC 8446
+            secure.sendall(http(HOLD))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve_one, args=(listener,), daemon=True)
+        thread.start()
+        url = "https://127.0.0.1:{}".format(listener.getsockname()[1])
+        connect(url).exchange(REQUEST.to_json(), 0.0)
+        thread.join(10)
+    assert records[0].startswith(b"POST ")
+    assert records[0].endswith(b"\r\n\r\n" + REQUEST.to_json())
 
 
 def test_a_path_that_swallows_packets_is_left_before_the_worker_counts_as_lost() -> None:
