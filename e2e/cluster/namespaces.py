@@ -48,7 +48,7 @@ class Namespaces:
         if self.nodes:
             programs |= packages.NODE_PROGRAMS
         packages.install(packages.missing(programs, cni=bool(self.nodes)))
-        tools = binaries.ensure(binaries.NODE_TOOLS if self.nodes else binaries.API_TOOLS)
+        tools = binaries.ensure(binaries.TOOLS if self.nodes else binaries.API_TOOLS)
         archives = images.build_static_images() if self.nodes else []
         shared = self.state / "shared"
         shared.mkdir(parents=True)
@@ -142,7 +142,7 @@ class Namespaces:
         lost = self._node(node)
         if lost.alive():
             raise ClusterError(f"{node} was not lost; `heal` ends a partition")
-        tools = binaries.ensure(binaries.NODE_TOOLS)
+        tools = binaries.ensure(binaries.TOOLS)
         since = self.api().heartbeat(node)
         lost.kill()
         network.set_link(node, up=True)

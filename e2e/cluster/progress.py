@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from .errors import WaitTimeoutError
 
 _started = time.monotonic()
+_under_way: list[threading.Event] = []
+"""The end of each step that has begun and is not over, the newest last."""
 
 
 def say(text: str) -> None:
@@ -20,20 +22,26 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(what: str, every_seconds: float = 30.0) -> Iterator[None]:
-    """Announce `what`, remind of it every `every_seconds`, and say how long it took."""
+    """Announce `what`, remind of it every `every_seconds`, and say how long it took.
+
+    Of steps within a step, the innermost reminds.
+    """
     say(what)
     began = time.monotonic()
     over = threading.Event()
 
     def remind() -> None:
         while not over.wait(every_seconds):
-            say(f"... still {what} ({time.monotonic() - began:.0f} s)")
+            if _under_way[-1:] == [over]:
+                say(f"... still {what} ({time.monotonic() - began:.0f} s)")
 
     thread = threading.Thread(target=remind, daemon=True)
+    _under_way.append(over)
     thread.start()
     try:
         yield
     finally:
+        _under_way.remove(over)
         over.set()
         thread.join()
     say(f"{what}: done in {time.monotonic() - began:.1f} s")

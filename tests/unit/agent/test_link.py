@@ -99,7 +99,7 @@ def test_a_request_comes_in_one_record_so_that_it_wakes_the_operator_once(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve_one, args=(listener,), daemon=True)
         thread.start()
-        url = "https://127.0.0.1:{}".format(listener.getsockname()[1])
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         connect(url).exchange(REQUEST.to_json(), 0.0)
         thread.join(10)
     assert records[0].startswith(b"POST ")
