@@ -165,7 +165,13 @@ def build(
 def known_pod(workers: Cache, namespace: str, name: str) -> PodIdentity | None:
     """Return who may speak under this pod's name."""
     pod = workers.get(namespace, name)
-    return pod_identity(pod) if pod is not None else None
+    if pod is None:
+        return None
+    try:
+        return pod.identity
+    except AttributeError:
+        pod.identity = pod_identity(pod)
+        return pod.identity
 
 
 def render_settings(

@@ -18,14 +18,16 @@ from sys import intern
 from typing import Any, Final
 
 from goodput_operator import names
+from goodput_operator.observe.agents import PodIdentity
 from goodput_operator.observe.resources import Resources, parse_resources, pod_requests
 
 
 class Trimmed(dict[str, Any]):
     """A trimmed object, and what was read of it: nobody may change it, so it is read once."""
 
-    __slots__ = ("view",)
+    __slots__ = ("identity", "view")
 
+    identity: PodIdentity | None
     view: object
 
 
