@@ -16,7 +16,7 @@ changes its meaning. A change that breaks this rule gets a new path.
 
 import json
 from dataclasses import MISSING, Field, dataclass, field, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import (
     Any,
     Callable,
@@ -469,6 +469,11 @@ class SyncAnswer(Message):
     save_step: Optional[int] = None
 
     _nested = {"world": World, "durable": Commit}
+
+    @cached_property
+    def text(self) -> bytes:
+        """The JSON text, made once: most answers are sent again with every heartbeat."""
+        return self.to_json()
 
 
 @dataclass(frozen=True)

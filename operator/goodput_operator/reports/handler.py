@@ -5,7 +5,6 @@ event loop.
 """
 
 import asyncio
-import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -23,9 +22,6 @@ MAX_EXITS = 64
 """More than any agent sends (8); a bound on what one report can make us keep."""
 
 _STOPPING = RefusedError(503, "Stopping", "this replica is stopping", 1).reply()
-
-# Every answer is new at most once per pass, and sent again with every heartbeat.
-_encode = functools.lru_cache(maxsize=16_384)(SyncAnswer.to_json)
 
 
 class SyncHandler:
@@ -120,7 +116,7 @@ class SyncHandler:
         result = "Accepted" if self._store.report(pod, request, now) else "Stale"
 
         def release(answer: SyncAnswer) -> None:
-            reply = self._elsewhere or Reply(200, result, _encode(answer))
+            reply = self._elsewhere or Reply(200, result, answer.text)
             self._finish(reply, respond)
 
         answer = self._store.hold(pod, request, now, release)
