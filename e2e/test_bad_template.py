@@ -14,6 +14,9 @@ from e2e.support.job import Job, condition_of
 KUBELET_SECONDS = 40
 """It tells why a container does not start only when it tries again, 10 to 15 s later."""
 
+ASKED_AGAIN_SECONDS = 60
+"""What the API server says of a template is asked so often, while it refuses it."""
+
 
 @pytest.mark.parametrize(
     ("container", "words"),
@@ -57,6 +60,35 @@ def test_a_template_that_the_api_server_rejects_starts_nothing_and_can_be_correc
     job.wait_phase("Succeeded")
     job.assert_succeeded(10)
     job.assert_every_second_is_accounted_for()
+
+
+def test_an_account_that_is_not_there_is_named_and_the_job_starts_once_it_is(
+    cluster: Cluster, job: Job
+) -> None:
+    job.apply(workers=2, steps=10, step_seconds=0.05, pod={"serviceAccountName": "trainer"})
+    job.wait_phase("Invalid")
+    assert 'serviceaccount "trainer" not found' in job.condition("TemplateValid")["message"]
+    assert job.pods() == []
+
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "trainer"}}
+    cluster.api.call("POST", f"/api/v1/namespaces/{job.namespace}/serviceaccounts", account)
+    job.wait_phase("Succeeded", timeout_seconds=ASKED_AGAIN_SECONDS + 60)
+    job.assert_succeeded(10)
+    job.assert_every_second_is_accounted_for()
+
+
+def test_a_namespace_that_does_not_allow_such_pods_says_what_it_misses(
+    cluster: Cluster, job: Job
+) -> None:
+    label = {"pod-security.kubernetes.io/enforce": "restricted"}
+    path = f"/api/v1/namespaces/{job.namespace}"
+    body = {"metadata": {"labels": label}}
+    cluster.api.call("PATCH", path, body, content_type="application/merge-patch+json")
+    job.apply(workers=2)
+    job.wait_phase("Invalid")
+    assert 'violates PodSecurity "restricted' in job.condition("TemplateValid")["message"]
+    assert job.pods() == []
+    assert [reason for reason, _ in events(job)] == ["TemplateInvalid"]
 
 
 def test_an_image_that_cannot_be_pulled_is_named_and_blocks_nobody(

@@ -72,8 +72,9 @@ CONCURRENT_WRITES = 64
 MAX_NOTE_BYTES = 1024
 MAX_CONDITIONS = 16
 DELETION = "deletionTimestamp"
-NO_CLASS = "no PriorityClass with name"
-"""How the API server's admission says that a pod's class is not there."""
+PASSING = ("exceeded quota", "cannot create resource", "is being terminated")
+"""What the API server says of pods that are refused, though nothing is wrong with their template:
+the namespace's quota is used up, the operator has no right to create any, or the namespace goes."""
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
     {
@@ -361,8 +362,10 @@ class Reconciler:
             text = str(error)
             return TemplateAnswer("" if "dry run" in text or "dryRun" in text else text)
         except ForbiddenError as error:
-            # A quota says no today; creation finds out when it matters. A class must be made.
-            return TemplateAnswer(str(error) if NO_CLASS in str(error) else "")
+            # Creation finds out when it matters. Whatever else it is (a policy, a class or an
+            # account that is not there), the template or what it names must be changed first.
+            text = str(error)
+            return TemplateAnswer("" if any(one in text for one in PASSING) else text)
         except AlreadyExistsError:
             return TemplateAnswer()
         return TemplateAnswer(priority=(accepted.get("spec") or {}).get("priority") or 0)

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from goodput_operator.api.status import ConditionType
 from tests.simulation.scenarios import training
 from tests.simulation.world import World, simulate
@@ -94,6 +96,51 @@ def test_a_template_that_the_api_server_refuses_creates_nothing() -> None:
         await world.until_trains(1)
 
     simulate(story).check()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        'pods "job-0-0" is forbidden: violates PodSecurity "restricted:latest": seccompProfile',
+        'pods "job-0-0" is forbidden: error looking up service account lab/trainer: not found',
+        'pods "job-0-0" is forbidden: maximum cpu usage per Container is 1, but limit is 2',
+        'pods "job-0-0" is forbidden: failed quota: team: must specify limits.memory',
+    ],
+)
+def test_what_a_policy_forbids_is_said_once_and_never_created(policy: str) -> None:
+    async def story(world: World) -> None:
+        world.policy = policy
+        await world.start_operator()
+        world.create_job()
+        await world.until(lambda: world.reason(ConditionType.TEMPLATE_VALID) == "Invalid")
+        assert policy in world.message(ConditionType.TEMPLATE_VALID)
+        await asyncio.sleep(30)
+        assert not world.server.created
+        world.policy = ""
+        await world.until_trains(1)
+
+    simulate(story).check()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        'pods is forbidden: User "goodput" cannot create resource "pods" in the namespace "lab"',
+        'pods "job-0-0" is forbidden: exceeded quota: team, used: pods=2, limited: pods=2',
+    ],
+)
+def test_what_will_pass_is_no_fault_of_the_template(refusal: str) -> None:
+    async def story(world: World) -> None:
+        world.policy = refusal
+        await world.start_operator()
+        world.create_job()
+        await world.until(lambda: refused(world), seconds=2)
+        assert refusal in world.message(ConditionType.ADMITTED)
+        assert world.is_true(ConditionType.TEMPLATE_VALID)
+        world.policy = ""
+        await world.until_trains(1)
+
+    simulate(story).check(created_once=False)
 
 
 def test_a_priority_class_that_is_not_there_is_told_before_anything_starts() -> None:

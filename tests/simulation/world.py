@@ -74,6 +74,7 @@ class World:
         self.cluster = Cluster(self, workers + spare_nodes)
         self.mail: list[tuple[Worker, bytes]] = []
         self.template_refusal = ""
+        self.policy = ""
         self.priority_classes: set[str] = set()
         self.away_seconds = RESTART_SECONDS
         self._read = "", TrainingJobStatus()
@@ -539,6 +540,8 @@ class World:
             return
         if self.template_refusal:
             raise RefusedError(422, "Invalid", self.template_refusal)
+        if self.policy:
+            raise RefusedError(403, "Forbidden", self.policy)
         wanted = (request.body or {}).get("spec", {}).get("priorityClassName", "")
         if wanted and wanted not in self.priority_classes:
             raise RefusedError(403, "Forbidden", f"no PriorityClass with name {wanted} was found")
