@@ -262,7 +262,7 @@ class Core:
         A survey that comes after the time-out still counts, as long as nothing has run: what
         it found was there before any attempt.
         """
-        if self._run is not None:
+        if self._run is not None or (self._ready and disk == self._disk):
             return ()
         late, self._ready, self._disk = self._ready, True, disk
         commands: List[Command] = []

@@ -54,11 +54,26 @@ def _cannot_write(probe: str) -> str:
     return ""
 
 
-def survey_in_background(directory: str, probe_name: str, done: Callable[[Disk], None]) -> None:
-    """Call `done` with the survey, on another thread, if it ever comes to an end."""
-    threading.Thread(
-        target=lambda: done(survey(directory, probe_name)), name="survey", daemon=True
-    ).start()
+def survey_in_background(
+    directory: str,
+    probe_name: str,
+    done: Callable[[Disk], None],
+    stopped: threading.Event,
+    again_seconds: float,
+) -> None:
+    """Call `done` with a survey, on another thread, if it ever comes to an end.
+
+    A directory that cannot be used is looked at again: somebody may mend it.
+    """
+
+    def look() -> None:
+        found = survey(directory, probe_name)
+        done(found)
+        while found.problem and not stopped.wait(again_seconds):
+            found = survey(directory, probe_name)
+            done(found)
+
+    threading.Thread(target=look, name="survey", daemon=True).start()
 
 
 def tracker_step(directory: str) -> Optional[int]:
@@ -87,10 +102,12 @@ def watch_tracker(
 
     def watch() -> None:
         known = None
-        while not stopped.wait(every_seconds):
+        while True:
             step = tracker_step(directory)
             if step is not None and step != known:
                 known = step
                 found(step)
+            if stopped.wait(every_seconds):
+                return
 
     threading.Thread(target=watch, name="tracker", daemon=True).start()

@@ -37,6 +37,7 @@ VERSION = "0.1.0"
 TERMINATION_LOG = "/dev/termination-log"
 DEBUG_FILE = "agent-debug.log"
 TRACKER_SECONDS = 5.0
+SURVEY_SECONDS = 10.0
 STRAYS_SECONDS = 0.2
 FAREWELL_SECONDS = 2.0
 MAILBOX_SECONDS = 30.0
@@ -108,7 +109,9 @@ class Supervisor:
         directory = self._settings.checkpoint_directory
         if directory:
             probe = ".goodput-probe-{0.slot}-{0.incarnation}".format(self._settings)
-            disk.survey_in_background(directory, probe, self._surveyed)
+            disk.survey_in_background(
+                directory, probe, self._surveyed, self._stopped, SURVEY_SECONDS
+            )
             disk.watch_tracker(directory, self._tracked, self._stopped, TRACKER_SECONDS)
         while self._exit_code is None:
             self._guarded(self._link_when_ready)

@@ -490,6 +490,15 @@ def test_a_survey_that_comes_late_is_reported_at_once() -> None:
     assert agent.core.request(5, agent.now).disk.highest_attempt == 7
 
 
+def test_a_directory_that_was_mended_is_reported_at_once() -> None:
+    agent = Played(directory="/checkpoints")
+    broken = Disk(problem="not writable")
+    assert len(agent.core.surveyed(broken, agent.now)) == 1
+    assert agent.core.surveyed(broken, agent.now) == (), "once is enough"
+    assert agent.core.surveyed(Disk(), agent.now) == (Report(),)
+    assert agent.core.request(5, agent.now).disk == Disk()
+
+
 def test_a_survey_that_comes_after_an_attempt_says_nothing_of_before() -> None:
     agent = Played(directory="/checkpoints")
     agent.later(60_000)

@@ -46,8 +46,21 @@ def test_a_survey_comes_in_from_another_thread(
     tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
     found: list[Disk] = []
-    disk.survey_in_background(str(tmp_path), PROBE, found.append)
+    disk.survey_in_background(str(tmp_path), PROBE, found.append, threading.Event(), 0.01)
     eventually(lambda: found == [Disk()])
+
+
+def test_a_directory_that_cannot_be_used_is_looked_at_until_it_can(
+    tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    directory = tmp_path / "checkpoints"
+    directory.write_text("a file where the directory should be")
+    found: list[Disk] = []
+    disk.survey_in_background(str(directory), PROBE, found.append, threading.Event(), 0.01)
+    eventually(lambda: len(found) > 2)
+    directory.unlink()
+    eventually(lambda: found[-1] == Disk())
+    assert all(one.problem for one in found[:-1])
 
 
 @pytest.mark.parametrize(
