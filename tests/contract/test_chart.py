@@ -91,9 +91,18 @@ def named(objects: list[Object], kind: str, name: str | None = None) -> Object:
 
 
 def started(objects: list[Object]) -> settings.Settings:
-    """Read the rendered command line as the operator will."""
-    (container,) = named(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
-    return settings.parse(container["args"], {"POD_NAMESPACE": "x", "POD_NAME": "p", "POD_IP": "1"})
+    """Read the rendered command line as the operator will, in a pod that is told of itself."""
+    pod = named(objects, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    facts = {
+        "metadata.namespace": "x",
+        "metadata.name": "p",
+        "status.podIP": "1",
+        "spec.serviceAccountName": pod["serviceAccountName"],
+    }
+    fields = {one["name"]: one["valueFrom"]["fieldRef"]["fieldPath"] for one in container["env"]}
+    told = {name: facts[field] for name, field in fields.items()}
+    return settings.parse(container["args"], told)
 
 
 def rights(role: Object) -> dict[tuple[str, str], set[str]]:
@@ -149,12 +158,14 @@ def test_the_operator_understands_its_command_line(cluster: Cluster) -> None:
     plain = started(render(cluster, "goodput-system"))
     assert plain.agent_image == "goodput-operator:0.1.0"
     assert plain.watch_namespaces == ()
+    assert plain.service_account == "goodput-operator"
     told = started(render(cluster, "goodput-system", EVERYTHING))
     assert told.agent_image == "registry.local/agent:2"
     assert told.agent_image_pull_policy == "Never"
     assert told.agent_pull_secrets == ("agent-pull", "second")
     assert told.watch_namespaces == ("default", "kube-public")
     assert told.agent_url == "https://goodput.example:8443"
+    assert told.service_account == "other"
     assert (told.lease.duration_seconds, told.lease.renew_seconds) == (6, 1.5)
     assert (told.workers, told.queue.resync_seconds) == (4, 60)
     assert (told.log_format, told.log_level) == ("text", "debug")
