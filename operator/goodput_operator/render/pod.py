@@ -28,6 +28,7 @@ _DEFAULT_GRACE_SECONDS = 30
 _KILL_MARGIN_SECONDS = 5
 """The agent kills what is left so long before the kubelet would, and still says so."""
 
+_INSTALLER_USER = 65532
 _INSTALLER_RESOURCES = {"cpu": "100m", "memory": "64Mi"}
 """Requests and limits alike, so that a Guaranteed pod stays one; less than any trainer asks."""
 
@@ -51,8 +52,6 @@ class RenderSettings:
         ca_pem: the certificate that the operator's own must be signed by.
         pull_policy: of the agent image; empty for the cluster's default.
         pull_secrets: names of secrets, in the job's namespace, that may pull the agent image.
-        agent_user: UID of the init container; None leaves it to the image and the cluster
-            (OpenShift assigns UIDs and refuses others).
     """
 
     agent_image: str
@@ -60,7 +59,6 @@ class RenderSettings:
     ca_pem: str
     pull_policy: str = ""
     pull_secrets: tuple[str, ...] = ()
-    agent_user: int | None = 65532
 
 
 def render_pod(  # noqa: PLR0917 - six facts make a pod
@@ -176,7 +174,6 @@ def _pod_spec(
 
 def _installer(settings: RenderSettings) -> Object:
     """Return the init container that puts the agent where the trainer finds it."""
-    user = {} if settings.agent_user is None else {"runAsUser": settings.agent_user}
     return {
         "name": names.AGENT_CONTAINER,
         "image": settings.agent_image,
@@ -191,7 +188,7 @@ def _installer(settings: RenderSettings) -> Object:
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
             "runAsNonRoot": True,
-            **user,
+            "runAsUser": _INSTALLER_USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "volumeMounts": [{"name": names.AGENT_VOLUME, "mountPath": protocol.AGENT_MOUNT}],
