@@ -234,7 +234,7 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
         for a, p in said
         if p.tracker_step is not None and p.tracker_step_at is not None
     ]
-    tracker = max(trackers, default=None)
+    tracker = max(trackers, key=lambda one: (one[0], -one[1].timestamp()), default=None)
     ended = [a.time_of(p.restore_ended_at) for a, p in said if p.restore_ended_at is not None]
     restored = [p.restored for _, p in said if p.restored is not None]
     return GangProgress(

@@ -125,7 +125,9 @@ def _progressing(status: TrainingJobStatus, progress: GangProgress, now: datetim
         return "False", "NotRunning", ""
     if progress.step_at is not None and stands_still(progress, now - PATIENCE):
         return "False", "StandsStill", "no step has been finished for more than a minute"
-    if attempt.first_step_at is not None or progress.tracker_step is not None:
+    began, saved_at = attempt.published_at, progress.tracker_step_at
+    has_saved = saved_at is not None and began is not None and saved_at > began
+    if attempt.first_step_at is not None or has_saved:
         return "True", "StepsFinished", "the trainer finishes steps"
     return "Unknown", "NoSignal", "no step or checkpoint has been reported in this attempt yet"
 

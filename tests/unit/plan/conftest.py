@@ -223,6 +223,15 @@ class World:
             agent.run = replace(agent.run, progress=progress)
             self._heartbeat(agent)
 
+    def track(self, step: int, seconds_ago: float = 0) -> None:
+        """A training without the SDK names the step of its newest checkpoint in a tracker file."""
+        for agent in self.agents.values():
+            assert agent.run is not None
+            seen_at = self._clock() - int(1000 * seconds_ago)
+            progress = replace(agent.run.progress, tracker_step=step, tracker_step_at=seen_at)
+            agent.run = replace(agent.run, progress=progress)
+            self._heartbeat(agent)
+
     def fail(
         self,
         slot: int,

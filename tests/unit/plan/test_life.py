@@ -214,6 +214,26 @@ def test_a_gang_that_finishes_no_step_for_a_minute_is_said_to_stand_still(traini
     assert world.condition(ConditionType.PROGRESSING).status == "True"
 
 
+def test_a_checkpoint_of_an_earlier_attempt_is_no_progress_of_this_one(make_world) -> None:
+    world = make_world(2)
+    world.sdk = False
+    world.settle()
+    world.track(100, seconds_ago=60)
+    world.settle()
+    assert world.condition(ConditionType.PROGRESSING).reason == "NoSignal"
+    world.jump(1)
+    world.track(200)
+    world.settle()
+    assert world.true(ConditionType.PROGRESSING)
+    world.jump(1)
+    world.fail(0)
+    world.pass_time(10)
+    assert (world.attempt.number, world.attempt.state) == (2, AttemptState.RUNNING)
+    world.track(200, seconds_ago=11)
+    world.settle()
+    assert world.condition(ConditionType.PROGRESSING).reason == "NoSignal"
+
+
 def test_a_worker_that_has_trained_to_its_end_may_lose_its_pod(training) -> None:
     world = training(3)
     world.finish_worker(0)
