@@ -13,7 +13,7 @@ pending worker still shows the node that it is pinned to.
 younger gang may take room that an older one could use (backfill), but only until the older has
 waited `patience_seconds`. From then on, the nodes that the older one could use are closed to
 gangs behind it, so that what its elders leave adds up until it fits: a large gang is never
-starved by small ones. Five things follow from what we can and cannot know:
+starved by small ones. Six things follow from what we can and cannot know:
 
 - Nobody is preempted.
 - Room is kept only for a gang that would fit if all workers of ours left: what other programs'
@@ -22,6 +22,8 @@ starved by small ones. Five things follow from what we can and cannot know:
   stand idle, and it takes no more than what it had.
 - A gang that trains and would like to grow takes what is left over: the room that any waiting
   gang could start in is closed to it, and its own waiting closes nothing to anybody.
+- A gang that has trained and lacks workers counts as waiting since its job was queued: what it
+  still holds stands idle, so it comes before whoever was queued since.
 - The caller says `leave` for a gang that no longer wants to start; a forgotten one would keep
   others waiting.
 """
@@ -325,5 +327,5 @@ def _whole_size(request: GangRequest) -> int:
 def _behind(elder: JobKey, patience: timedelta) -> str:
     return (
         f"there is room, but it is kept for {elder[0]}/{elder[1]}, which comes first "
-        f"and has waited longer than {patience.total_seconds():.0f} s"
+        f"and was queued more than {patience.total_seconds():.0f} s ago"
     )

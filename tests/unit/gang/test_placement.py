@@ -233,7 +233,7 @@ def test_once_its_patience_is_over_an_elder_is_overtaken_no_more() -> None:
     assert held_back.waiting_behind == BIG
     assert held_back.message == (
         "there is room, but it is kept for default/big, which comes first "
-        "and has waited longer than 300 s"
+        "and was queued more than 300 s ago"
     )
     cluster.leave(BIG)
     assert nodes_of(cluster.place(SMALL, gang(1), later(300))) == ["a"]
