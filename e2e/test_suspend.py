@@ -6,7 +6,7 @@ from e2e.cluster import Cluster
 from e2e.support.job import Job
 
 CHECKPOINT_EVERY = 20
-STEPS = 120
+STEPS = 300
 
 
 def test_a_suspended_job_holds_nothing_and_goes_on_from_its_checkpoint(
@@ -16,14 +16,16 @@ def test_a_suspended_job_holds_nothing_and_goes_on_from_its_checkpoint(
     job.wait_step(CHECKPOINT_EVERY + 5)
 
     job.patch({"suspend": True})
-    job.wait_phase("Suspended")
+    suspended = job.wait_phase("Suspended")
     cluster.wait_until(lambda: not job.pods(), "the pods to go", 20)
+    saved = suspended["checkpoint"]["lastDurableStep"]
+    assert saved == suspended["progress"]["step"], "it was asked to save, and lost no step"
     assert job.condition("Suspended")["status"] == "True"
     assert job.condition("Running")["status"] == "False"
 
     job.patch({"suspend": False})
     status = job.wait_attempt(2)
-    assert status["attempt"]["restoreStep"] >= CHECKPOINT_EVERY
+    assert status["attempt"]["restoreStep"] == saved
     job.wait_phase("Succeeded")
 
     job.assert_succeeded(STEPS)

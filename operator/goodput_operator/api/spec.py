@@ -18,6 +18,7 @@ MAX_PROCESSES = 131_072
 MAX_PROCESSES_PER_WORKER = 1024
 MAX_SPARES = 1000
 SNOOZE_SECONDS = 600
+GRACEFUL_SECONDS = 600
 AUTO: Literal["auto"] = "auto"
 MAX_EXACT = 2**53 - 1
 """The largest number that is exact everywhere in JSON."""
@@ -168,7 +169,7 @@ class ElasticSpec(ApiModel):
     scale_up_snooze_time_seconds: Annotated[int, Field(ge=1, le=86_400)] = SNOOZE_SECONDS
     """Seconds until the next try to grow after one has failed. So long, too, workers are held that
     wait for others without whom no larger size is legal."""
-    graceful_shutdown_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    graceful_shutdown_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = GRACEFUL_SECONDS
     """How long, in seconds, the training may take to save before a change of size or a
     suspension, once it is asked to; then the change comes anyway."""
     extra_priority_class_name: Annotated[
@@ -392,8 +393,9 @@ class TrainingJobSpec(ApiModel):
     recovery: RecoverySpec = RecoverySpec()
     """How often, how soon and how long the job is brought back after a failure."""
     suspend: bool = False
-    """True ends the training, after a checkpoint where the training can be asked for one, and
-    frees all its pods; false starts it again from the newest checkpoint."""
+    """True ends the training, after a checkpoint where it makes any (but not later than
+    elastic.gracefulShutdownTimeoutSeconds), and frees all its pods; false starts it again from the
+    newest checkpoint."""
     managed_by: Annotated[
         str, Field(min_length=1, max_length=63, json_schema_extra=_managed_by_rules)
     ] = names.MANAGED_BY

@@ -12,7 +12,12 @@ from statistics import median
 
 from goodput_operator.api.base import truncate
 from goodput_operator.api.spec import MAX_SPARES
-from goodput_operator.api.status import ConditionType, ElasticStatus, TrainingJobStatus
+from goodput_operator.api.status import (
+    AttemptState,
+    ConditionType,
+    ElasticStatus,
+    TrainingJobStatus,
+)
 from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.members import MAX_SIZES_SHOWN, is_ready
 from goodput_operator.plan.sizing import (
@@ -129,9 +134,14 @@ def with_economy(status: TrainingJobStatus, view: View) -> TrainingJobStatus:
         workers=elastic.workers,
         saved_seconds=saved_by_spare_seconds(elastic),
         mean_seconds_to_restart=_mean_seconds_to_restart(view, elastic),
-        one_by_one=view.spec.elastic is None or view.wanted - 1 in view.sizes,
+        one_by_one=_goes_by_one(view),
     )
     return remembering(status, economic_spares=min(count, MAX_SPARES))
+
+
+def _goes_by_one(view: View) -> bool:
+    """Return whether a size beside the wanted one is legal, or no other size is at all."""
+    return len(view.sizes) < 2 or any(view.wanted + step in view.sizes for step in (-1, 1))
 
 
 def with_starts_measured(
@@ -149,6 +159,9 @@ def with_starts_measured(
 def _mean_seconds_to_restart(view: View, elastic: ElasticStatus) -> float:
     """Return M for the gang that there was last, on the nodes that its workers are on now."""
     past = replace(history(elastic, view.now), faults_per_node_second=_faults_expected(view))
+    attempt = view.status.attempt
+    if attempt is not None and attempt.state is AttemptState.RUNNING:
+        past = past.lived(elastic.workers, view.now)
     return past.mean_seconds_to_restart(elastic.workers, view.now)
 
 
@@ -200,7 +213,9 @@ def replacements_due(view: View, size: int) -> datetime | None:
     if not survivors or view.spec.elastic is None:
         return None
     before = elastic.workers
-    usual = percentile_90([one / 1000 for one in elastic.pod_start_milliseconds])
+    usual = None
+    if any(not is_ready(one) and not (one.pod and one.pod.unschedulable) for one in view.gang):
+        usual = percentile_90([one / 1000 for one in elastic.pod_start_milliseconds])
     wait = wait_seconds(
         replacement_seconds=None if usual is None else usual * START_SLACK + START_SLACK_SECONDS,
         restart_seconds=restart_seconds(elastic),
@@ -226,9 +241,8 @@ def with_new_world(
     status = remembering(
         status,
         prompt=prompt,
-        legal_sizes=list(view.sizes)[-MAX_SIZES_SHOWN:],
         workers=size,
-        wanted=view.spec.workers,
+        wanted=_wish_met(view, size),
         idle_worker_milliseconds=0,
         joinable=0,
         joinable_since=None,
@@ -237,6 +251,27 @@ def with_new_world(
         return status
     message = f"{size} of {view.wanted} workers can train"
     return set_condition(view, status, ConditionType.ADMITTED, True, "Admitted", message)
+
+
+def _wish_met(view: View, size: int) -> int:
+    """Return the size whose wish a world of `size` has answered.
+
+    A fault while joiners are made ready answers none, where the gang has lost nobody by it.
+    """
+    elastic = view.elastic
+    by_fault = elastic.workers > 0 and elastic.resize_began_at is None
+    if by_fault and elastic.workers <= size < view.wanted:
+        return min(elastic.wanted, view.spec.workers)
+    return view.spec.workers
+
+
+def with_legal_sizes(status: TrainingJobStatus, view: View) -> TrainingJobStatus:
+    """Return the status that says which sizes the gang may have; of a fixed one nothing."""
+    shown = list(view.sizes)[-MAX_SIZES_SHOWN:]
+    known = status.elastic.legal_sizes if status.elastic else []
+    if view.spec.elastic is None or known == shown:
+        return status
+    return remembering(status, legal_sizes=shown)
 
 
 def idle(elastic: ElasticStatus, now: datetime) -> Idle:

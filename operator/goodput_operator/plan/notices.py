@@ -27,7 +27,7 @@ def heed_notices(view: View) -> Step | None:
     if not going:
         if attempt.save_by is None or view.spec.elastic is not None or view.spec.suspend:
             return None  # what an elastic gang was asked for, `plan.resize` knows
-        return Step(unasked(view), "SaveWithdrawn", "the workers stay after all")
+        return Step(unasked(view), "SaveWithdrawn", "nobody goes after all")
     due_at, _, first, notice = min(going, key=lambda one: one[:2])
     message = f"{where(first)} is about to go: {notice.why}"
     message += f"; {len(going) - 1} others go, too" if len(going) > 1 else ""

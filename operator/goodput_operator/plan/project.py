@@ -21,7 +21,7 @@ from goodput_operator.ledger.accounting import goodput_text
 from goodput_operator.observe.snapshot import Worker
 from goodput_operator.plan.attempt import is_newer, with_restored
 from goodput_operator.plan.conditions import phase, with_conditions
-from goodput_operator.plan.elastic import with_economy, with_restart_measured
+from goodput_operator.plan.elastic import with_economy, with_legal_sizes, with_restart_measured
 from goodput_operator.plan.incidents import with_incidents, with_prices
 from goodput_operator.plan.members import is_ready, ranked
 from goodput_operator.plan.reasons import PUBLISHED
@@ -49,6 +49,7 @@ def next_status(
     status = _observed(before, decided.status, progress, decided)
     status = with_conditions(status, decided, message)
     word, reason = phase(status)
+    status = with_legal_sizes(status, decided)
     if status.attempt is not None and status.attempt.state is AttemptState.RUNNING:
         status = with_economy(status, decided)
     incidents = with_incidents(before, status, ended, seen, decided)

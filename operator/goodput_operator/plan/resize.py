@@ -30,7 +30,7 @@ from goodput_operator.plan.elastic import (
 )
 from goodput_operator.plan.members import by_age, is_ready
 from goodput_operator.plan.reasons import RESIZED, UNSCHEDULABLE
-from goodput_operator.plan.saving import ask, can_ask, has_saved, knows, unasked
+from goodput_operator.plan.saving import ask, can_ask, has_saved, knows, question, unasked
 from goodput_operator.plan.sizing import grow_due, largest_legal, restart_price
 from goodput_operator.plan.view import Step, View, next_incarnation
 
@@ -278,7 +278,7 @@ def _due(view: View) -> Change | None:
         return Change(_settled_at(view), f"from {size} workers to {view.wanted}, as spec says")
     gain = elastic.joinable
     if not gain:
-        return None
+        return _back_to_legal(view)
     ready = len(_ready(view))
     enough = ready == len(joiners(view)) or size + ready >= view.wanted
     wish = view.spec.workers > elastic.wanted and enough
@@ -305,6 +305,15 @@ def _due(view: View) -> Change | None:
     return Change(due_at, message)
 
 
+def _back_to_legal(view: View) -> Change | None:
+    """Return the change of a gang whose size is not legal any more, and that cannot grow."""
+    size = len(view.gang)
+    smaller = largest_legal(view.sizes, size)
+    if smaller is None or smaller == size:
+        return None  # below the smallest it trains on: that is better than to stand
+    return Change(_settled_at(view), f"from {size} workers to {smaller}, as spec says")
+
+
 def _settled_at(view: View) -> datetime:
     """Return when a wish is followed: not before the last one has been worth its restart.
 
@@ -328,7 +337,7 @@ def _change(view: View) -> Step | None:
     if not asked and not knows(view.gang):
         return None
     if not asked and can_ask(view):
-        return Step(ask(view), "SaveAsked", f"{change.message}; the training is asked to save")
+        return Step(ask(view), "SaveAsked", f"{change.message}; {question(view)}")
     if asked and not has_saved(view):
         return None
     status = stop(view, reason=RESIZED, message=change.message, charged=False, ended_at=view.now)

@@ -52,7 +52,7 @@ from goodput_operator.plan.reasons import (
     SUSPENDED,
 )
 from goodput_operator.plan.resize import release_surplus, resize
-from goodput_operator.plan.saving import ask, ask_again, can_ask, has_saved, knows
+from goodput_operator.plan.saving import ask, ask_again, can_ask, has_saved, knows, question
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import (
     Step,
@@ -180,10 +180,10 @@ def suspend_running(view: View) -> Step | None:
     attempt = view.status.attempt
     if not view.spec.suspend or attempt is None or attempt.state not in LIVE:
         return None
-    if view.spec.elastic is not None and attempt.save_by is None and not knows(view.gang):
+    if attempt.save_by is None and not knows(view.gang):
         return None
     if attempt.save_by is None and can_ask(view):
-        return Step(ask(view), "SaveAsked", "spec.suspend is true: the training is asked to save")
+        return Step(ask(view), "SaveAsked", f"spec.suspend is true: {question(view)}")
     if not has_saved(view):
         return None
     status = stop(
@@ -315,6 +315,8 @@ def suspended(view: View) -> Step | None:
     if view.holds(ConditionType.SUSPENDED):
         return Step(view.status, "Suspended")
     status = view.status
+    if status.elastic is not None:  # what follows is no restart, and must not be measured as one
+        status = remembering(status, resize_began_at=None, interrupted_at=None)
     holding = frozenset(w.slot for w in view.snapshot.workers if w.pod is not None)
     status = status.model_copy(
         update={

@@ -7,19 +7,33 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from goodput_operator.api.base import truncate
+from goodput_operator.api.spec import GRACEFUL_SECONDS
 from goodput_operator.api.status import AttemptState, TrainingJobStatus
-from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, GangProgress, stands_still
 from goodput_operator.observe.snapshot import Worker
+from goodput_operator.plan.conditions import PATIENCE
 from goodput_operator.plan.steps import earliest
 from goodput_operator.plan.view import Step, View
 
 
 def can_ask(view: View) -> bool:
-    """Return whether the training of an elastic job can be asked to save before a planned end.
+    """Return whether a planned end can wait until the training has saved.
 
-    Without, a planned end comes at once, as a fault would.
+    Without the SDK nobody can be asked, but of an elastic job, which says how long that may take,
+    the next checkpoint in the tracker file is waited for. Where neither is to be had, or the
+    training stands still, a planned end comes at once.
     """
-    return view.spec.elastic is not None and can_save(view)
+    progress = view.diagnosis.progress
+    if progress.step_at is not None and stands_still(progress, view.now - PATIENCE):
+        return False
+    running = view.attempt.state is AttemptState.RUNNING
+    tracked = view.spec.elastic is not None and _is_tracked(view.status, progress)
+    return can_save(view) or (running and tracked)
+
+
+def question(view: View) -> str:
+    """Return in words how the training is brought to save."""
+    return "the training is asked to save" if can_save(view) else "its next checkpoint is awaited"
 
 
 def can_save(view: View) -> bool:
@@ -42,18 +56,22 @@ def knows(workers: Iterable[Worker]) -> bool:
 def ask(view: View, by: datetime | None = None) -> TrainingJobStatus:
     """Return the status in which the training is asked to save after a step that is yet to come.
 
-    All ranks save after the same step, so all must have heard of it before they finish it.
+    All ranks save after the same step, so all must have heard of it before they finish it. Of one
+    that only keeps a tracker file, it is any step after the last that the file names.
 
     Args:
-        view: of a training that can save.
+        view: of a training that can save, or keeps a tracker file.
         by: when its time is over; absent: as spec.elastic says.
     """
     progress = view.diagnosis.progress
     if by is None:
-        assert view.spec.elastic is not None
-        seconds = view.spec.elastic.graceful_shutdown_timeout_seconds
+        elastic = view.spec.elastic
+        seconds = elastic.graceful_shutdown_timeout_seconds if elastic else GRACEFUL_SECONDS
         by = view.now + timedelta(seconds=seconds)
-    step = (progress.step or 0) + progress.steps_until_told(view.now)
+    if _is_tracked(view.status, progress):
+        step = (progress.tracker_step or 0) + 1
+    else:
+        step = (progress.step or 0) + progress.steps_until_told(view.now)
     asked = view.attempt.model_copy(
         update={"save_step": step, "save_by": truncate(by), "save_asked_at": truncate(view.now)}
     )
@@ -94,11 +112,16 @@ def _overtaken(view: View) -> bool:
 
 def has_saved(view: View) -> bool:
     """Return whether the training has saved as asked, or has had its time to."""
-    attempt, committed = view.attempt, view.diagnosis.progress.committed
+    attempt, progress = view.attempt, view.diagnosis.progress
+    committed = progress.committed
     if attempt.save_by is None or view.now >= attempt.save_by:
         return True
-    return (
-        not _overtaken(view)
-        and committed is not None
-        and committed.step >= (attempt.save_step or 0)
-    )
+    saved = committed.step if committed is not None else None
+    if _is_tracked(view.status, progress):
+        saved = progress.tracker_step
+    return not _overtaken(view) and saved is not None and saved >= (attempt.save_step or 0)
+
+
+def _is_tracked(status: TrainingJobStatus, progress: GangProgress) -> bool:
+    """Return whether the training's own tracker file is all that tells of its checkpoints."""
+    return not status.checkpoint.fenced and progress.tracker_step is not None

@@ -266,6 +266,76 @@ def test_one_who_wants_less_and_then_more_again_has_a_wish(elastic: MakeWorld) -
     assert members(world) == [0, 1, 2, 3]
 
 
+def test_a_fault_while_joiners_are_made_ready_does_not_make_the_user_wait(
+    elastic: MakeWorld,
+) -> None:
+    world = elastic(spare_nodes=1, sdk=False)
+    world.deaf = {"job-4-0"}
+    world.spec["workers"] = 5
+    world.settle()
+    world.fail(0)
+    world.settle()
+    assert (world.attempt.number, members(world)) == (2, [0, 1, 2, 3])
+    world.deaf.clear()
+    world.agent(4).silent = False
+    world.pass_time(10)
+    assert members(world) == [0, 1, 2, 3, 4], "what was asked for is not left to what it costs"
+
+
+def test_a_lost_node_ends_no_wish_that_was_answered(elastic: MakeWorld) -> None:
+    world = elastic()
+    node = lose(world, 3)
+    come_back(world, node)
+    world.pass_time(80, every=10)
+    assert members(world) == [0, 1, 2], "nobody has asked for more than there was"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "now"), [([2, 4], [0, 1]), ([1, 2, 4], [0, 1]), ([4, 6], [0, 1, 2])]
+)
+def test_a_size_that_is_not_legal_any_more_is_left_for_one_that_is(
+    elastic: MakeWorld, sizes: list[int], now: list[int]
+) -> None:
+    world = elastic(elastic={**ELASTIC, "minWorkers": 1})
+    lose(world, 3)
+    assert members(world) == [0, 1, 2]
+    world.spec["elastic"] = {**ELASTIC, "minWorkers": min(sizes), "workerSizes": sizes}
+    world.pass_time(10)
+    assert members(world) == now
+
+
+def test_what_is_legal_is_told_before_there_is_room_and_as_soon_as_it_changes(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(4, spare_nodes=-4, elastic={**ELASTIC, "workerSizes": [2, 4]})
+    world.settle()
+    assert remembered(world).legal_sizes == [2, 4]
+    world.spec["elastic"] = {**ELASTIC, "workerSizes": [3, 4]}
+    world.settle()
+    assert remembered(world).legal_sizes == [3, 4]
+
+
+def test_a_pod_that_finds_no_node_is_not_waited_for(elastic: MakeWorld) -> None:
+    world = elastic(sdk=False)
+    learn_of_starts(world, seconds=10)
+    world.pinned = False
+    world.deaf = {"job-1-1"}
+    world.delete_pod("job-1-0")
+    world.settle()
+    assert members(world) == [], "its replacement may come as soon as others did"
+    full = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    world.pods["job-1-1"]["status"] = {"phase": "Pending", "conditions": (full,)}
+    world.pods["job-1-1"]["spec"] = {}
+    world.settle()
+    assert members(world) == [0, 2, 3]
+
+
+def learn_of_starts(world: World, seconds: float) -> None:
+    """The job has seen pods start, and each was ready after so long."""
+    known = remembered(world).model_copy(update={"pod_start_milliseconds": [int(seconds * 1000)]})
+    world.status = world.status.model_copy(update={"elastic": known})
+
+
 def test_one_who_scales_all_the_time_costs_half_of_it_at_most(elastic: MakeWorld) -> None:
     world = elastic(sdk=False)
     world.status = world.status.model_copy(
@@ -424,6 +494,66 @@ def test_a_job_that_is_to_be_suspended_trains_on_until_it_has_saved(elastic: Mak
     world.spec["suspend"] = False
     world.settle()
     assert (world.attempt.restore_step, members(world)) == (asked, [0, 1, 2, 3])
+
+
+def test_a_suspension_in_the_middle_of_a_change_is_no_part_of_what_it_costs(
+    elastic: MakeWorld,
+) -> None:
+    world = elastic(sdk=False)
+    world.spec["workers"] = 3
+    world.visit()
+    assert remembered(world).resize_began_at is not None
+    world.spec["suspend"] = True
+    world.settle()
+    world.jump(36_000)
+    world.spec["suspend"] = False
+    world.agents_connect = False
+    world.settle()
+    world.jump(50)
+    recovery, queued = world.spent(Bucket.RECOVERY), world.spent(Bucket.POD_START)
+    world.agents_connect = True
+    world.settle()
+    assert (world.spent(Bucket.RECOVERY), world.spent(Bucket.POD_START) - queued) == (recovery, 150)
+    world.train(20)
+    world.settle()
+    assert remembered(world).planned_restart_milliseconds == []
+
+
+def test_without_the_sdk_the_next_checkpoint_is_waited_for_before_a_change(
+    elastic: MakeWorld,
+) -> None:
+    world = elastic(sdk=False, commit=None, elastic={**ELASTIC, "minWorkers": 1})
+    world.track(100)
+    world.settle()
+    world.spec["workers"] = 3
+    world.pass_time(60)
+    assert members(world) == [0, 1, 2, 3]
+    assert world.plans[-1].status.attempt.save_by is not None  # type: ignore[union-attr]
+    world.track(200)
+    world.settle()
+    assert members(world) == [0, 1, 2]
+
+
+def test_a_checkpoint_that_does_not_come_is_not_waited_for_without_end(elastic: MakeWorld) -> None:
+    world = elastic(
+        sdk=False, commit=None, elastic={**ELASTIC, "gracefulShutdownTimeoutSeconds": 30}
+    )
+    world.track(100)
+    world.spec["workers"] = 3
+    world.settle()
+    assert members(world) == [0, 1, 2, 3]
+    world.pass_time(32, every=2)
+    assert members(world) == [0, 1, 2]
+
+
+def test_who_stands_still_is_not_asked_to_save(elastic: MakeWorld) -> None:
+    world = elastic()
+    world.jump(100)
+    for agent in world.agents.values():
+        world._heartbeat(agent)
+    world.spec["workers"] = 3
+    world.settle()
+    assert members(world) == [0, 1, 2]
 
 
 def test_an_operator_that_has_just_begun_to_listen_withdraws_no_question(

@@ -97,7 +97,7 @@ def test_survivors_are_released_when_no_replacement_comes_in_time(training) -> N
 
 
 def test_suspend_deletes_the_pods_and_resume_goes_on_from_the_checkpoint(training) -> None:
-    world = training(2, commit=10)
+    world = training(2, commit=10, sdk=False)
     world.spec["suspend"] = True
     world.settle()
     assert world.pods == {}
@@ -111,6 +111,31 @@ def test_suspend_deletes_the_pods_and_resume_goes_on_from_the_checkpoint(trainin
     assert world.status.recovery.total == 0
     assert world.spent(Bucket.SUSPENDED) >= 200
     world.assert_ledger_sums()
+
+
+def test_a_job_of_fixed_size_is_saved_before_it_is_suspended(training) -> None:
+    world = training(2, commit=10)
+    world.spec["suspend"] = True
+    world.settle()
+    asked = world.attempt.save_step
+    assert (world.attempt.state, len(world.pods)) == (AttemptState.RUNNING, 2)
+    world.jump(5)
+    world.train(asked, commit=asked)
+    world.settle()
+    assert (world.status.phase, world.pods) == ("Suspended", {})
+    world.spec["suspend"] = False
+    world.settle()
+    assert world.attempt.restore_step == asked
+
+
+def test_a_suspension_that_is_taken_back_ends_nothing(training) -> None:
+    world = training(2, commit=10)
+    attempt = world.attempt
+    world.spec["suspend"] = True
+    world.settle()
+    world.spec["suspend"] = False
+    world.settle()
+    assert world.attempt == attempt
 
 
 def test_a_start_deadline_is_kept_to_the_second_and_says_what_was_waited_for(make_world) -> None:
@@ -229,7 +254,7 @@ def test_news_of_the_room_that_a_queued_gang_lacks_is_told_now_and_then(make_wor
 
 
 def test_another_directory_is_not_searched_for_the_old_ones_checkpoints(training) -> None:
-    world = training(2, commit=10, checkpoint={"directory": "/old"})
+    world = training(2, commit=10, sdk=False, checkpoint={"directory": "/old"})
     world.spec["suspend"] = True
     world.settle()
     world.spec |= {"suspend": False, "checkpoint": {"directory": "/new"}}

@@ -102,6 +102,12 @@ def test_an_incident_costs_no_write_of_its_own(training) -> None:
     assert newest(world).caught_up_at is not None
 
 
+def suspend(world) -> None:
+    world.spec["suspend"] = True
+    world.settle()
+    world.train(world.attempt.save_step, commit=world.attempt.save_step)
+
+
 @pytest.mark.parametrize(
     ("harm", "decision"),
     [
@@ -118,9 +124,7 @@ def test_an_incident_costs_no_write_of_its_own(training) -> None:
             Decision.RECREATE,
             id="all pods",
         ),
-        pytest.param(
-            lambda world: world.spec.update(suspend=True), Decision.SUSPEND, id="the user's wish"
-        ),
+        pytest.param(suspend, Decision.SUSPEND, id="the user's wish"),
         pytest.param(lambda world: world.fail(1, code=93), Decision.FAIL, id="exit code 93"),
     ],
 )

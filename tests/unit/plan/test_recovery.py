@@ -131,6 +131,8 @@ def test_own_checkpoints_are_not_fenced_by_what_else_the_sdk_was_used_for(
     if instead == "the template has changed since":
         world.train(10, commit=10)
         world.spec["suspend"] = True
+        world.settle()
+        world.train(world.attempt.save_step, commit=world.attempt.save_step)
         world.pass_time(30)
         world.spec["suspend"] = False
         world.pass_time(30)

@@ -232,6 +232,23 @@ def test_auto_expects_more_of_nodes_that_may_be_taken_away(
     assert remembered(world).economic_spares == spares
 
 
+def test_auto_keeps_fewer_when_nothing_has_happened_for_long(training: MakeWorld) -> None:
+    world = training(4, spares="auto", spare_nodes=4)
+    measured(world, other=90, prompt=20, worker_seconds=1200)
+    world.settle()
+    assert remembered(world).economic_spares == 3
+    world.pass_time(3600, every=60)
+    assert (remembered(world).economic_spares, world.status.workers.spares) == (0, 0)
+
+
+def test_auto_keeps_spares_for_a_gang_that_cannot_shrink(training: MakeWorld) -> None:
+    elastic = {**ELASTIC, "minWorkers": 4}
+    world = training(4, spares="auto", spare_nodes=4, elastic=elastic)
+    measured(world, other=90, prompt=20, worker_seconds=1200)
+    world.settle()
+    assert remembered(world).economic_spares == 3
+
+
 def test_the_economic_size_is_told_where_another_is_asked_for(training: MakeWorld) -> None:
     world = training(4, spares=1)
     measured(world, other=90, prompt=20, worker_seconds=1200)
@@ -272,4 +289,4 @@ def test_a_memory_that_was_edited_by_hand_breaks_no_pass(training: MakeWorld) ->
         )
         world.status = world.status.model_copy(update={"elastic": known})
         world.settle()
-        assert world.status.workers.spares == 0
+        assert (world.attempt.number, world.true(ConditionType.RUNNING)) == (1, True)
