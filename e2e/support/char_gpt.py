@@ -40,7 +40,6 @@ def create(
     body: Object = yaml.safe_load((EXAMPLE / manifest).read_text())
     body["metadata"]["name"] = job.name
     job.checkpoints.mkdir(parents=True)
-    put_program(job.cluster, job.namespace, NAME, EXAMPLE)
     body["spec"]["processesPerWorker"] = 1  # else as many as accelerators: too many for 2 cores
     body["spec"] = merged(body["spec"], spec or {})
     pod = body["spec"]["template"]["spec"]
@@ -53,6 +52,8 @@ def create(
     trainer["resources"] = merged(trainer["resources"], {"limits": {GPU: str(accelerators)}})
     paths = {"site": torch_site(), "checkpoints": job.checkpoints}
     for volume in pod["volumes"]:
+        if "configMap" in volume:
+            put_program(job.cluster, job.namespace, volume["configMap"]["name"], EXAMPLE)
         if volume["name"] in paths:
             volume["hostPath"] = {"path": str(paths[volume["name"]]), "type": "Directory"}
     job.create(body)
