@@ -116,6 +116,8 @@ def _running(status: TrainingJobStatus, view: View, message: str) -> Sentence:
     trouble = next((w.pod.trouble for w in view.snapshot.workers if w.pod and w.pod.trouble), None)
     if trouble is not None:
         return "False", trouble[0], trouble[1]
+    if attempt.state is AttemptState.CLOSED:
+        return "False", attempt.reason, attempt.message
     return "False", str(attempt.state), message or f"attempt {attempt.number} is forming"
 
 

@@ -102,6 +102,8 @@ def test_suspend_deletes_the_pods_and_resume_goes_on_from_the_checkpoint(trainin
     world.settle()
     assert world.pods == {}
     assert world.status.phase == "Suspended"
+    running = world.condition(ConditionType.RUNNING)
+    assert (running.reason, running.message) == ("Suspended", "spec.suspend is true")
     world.jump(100)
     world.settle()
     world.spec["suspend"] = False
