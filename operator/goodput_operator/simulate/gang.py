@@ -1,10 +1,10 @@
 """One elastic gang on a recorded cluster: what the operator would decide, and what it costs.
 
 Event-driven: nothing happens between two events of the trace and the gang's own deadlines. The
-gang sees no event before its time (a notice is an event of its own). Sizes, growth, waiting,
-order of nodes, failure rate and checkpoint interval are those of `plan.sizing`; what is
-simulated is only the cluster and the training. Times are milliseconds of the trace, amounts
-worker-milliseconds, both whole, so that the buckets sum exactly.
+gang sees no event before its time (a notice is an event of its own). Sizes, growth, waiting and
+failure rate are those of `plan.sizing`; the cluster and the training are simulated. Times are
+milliseconds of the trace, amounts worker-milliseconds, both whole, so that the buckets sum
+exactly.
 
 Simplified: a fault of a member stops the whole gang at once; a node that returns is connected
 after `Costs.join`; a lost node is noticed after `Costs.detection`, and whatever else falls until
@@ -13,6 +13,7 @@ node that has said that it will go is out of the next world at its end, or at on
 is just being started; the checkpoint before its end costs a stall, and the change was prepared.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -162,6 +163,15 @@ def _events(trace: Trace, costs: Costs) -> list[tuple[int, _Kind, str]]:
     return sorted(events)
 
 
+def _checkpoint_interval(stall: float, mean_to_restart: float) -> int:
+    """Return how long the training goes on between two checkpoints: √(2 w M).
+
+    After Young (1974) and Daly (2006): half an interval is lost with each restart, and each
+    interval costs one stall w; their sum is least there. No shorter than the stall.
+    """
+    return round(max(math.sqrt(2 * stall * mean_to_restart), stall))
+
+
 @dataclass(slots=True)
 class _Gang:
     trace: Trace
@@ -183,7 +193,6 @@ class _Gang:
     interval: int = 0
     idle: sizing.Idle = field(default_factory=lambda: sizing.Idle.since_restart(0, _EPOCH))
     history: sizing.FailureHistory = field(init=False)
-    node_faults: dict[str, sizing.Decaying] = field(default_factory=dict)
     planned_restarts: list[float] = field(default_factory=list)
     spent: dict[Spent, int] = field(default_factory=lambda: dict.fromkeys(Spent, 0))
     allowed: int = 0
@@ -258,8 +267,6 @@ class _Gang:
         self.connected.discard(node)
         warned = node in self.doomed
         self.doomed.discard(node)
-        none_yet = sizing.Decaying(0, self._time)
-        self.node_faults[node] = self.node_faults.get(node, none_yet).plus(1, self._time)
         if node not in self.members:
             return
         running = self.state not in {_State.DETECTING, _State.WAITING}
@@ -322,17 +329,23 @@ class _Gang:
         self.members = set(world)
         self._enter(_State.RESTARTING, restart)
 
-    def _next_world(self) -> tuple[str, ...]:
-        return sizing.next_world(self.sizes, sorted(self.members - self.doomed), self._idle_nodes())
+    def _next_world(self) -> list[str]:
+        """Return who trains after an unavoidable restart; empty if no legal size can be filled.
 
-    def _idle_nodes(self) -> tuple[str, ...]:
+        Everybody pays the restart anyway, so all healthy connected capacity comes along.
+        """
+        return self._largest(self.members - self.doomed)
+
+    def _largest(self, members: set[str]) -> list[str]:
+        """Return the largest world: the members first, for they hold the state, then idle ones."""
         idle = self.connected - self.members - self.doomed
-        return sizing.fewest_faults_first(idle, self.node_faults, self._time)
+        healthy = [*sorted(members), *sorted(idle)]
+        return healthy[: sizing.largest_legal(self.sizes, len(healthy)) or 0]
 
     def _grow(self) -> None:
         self._stop_training(saved=True)
         self._live()
-        self.members = set(sizing.next_world(self.sizes, sorted(self.members), self._idle_nodes()))
+        self.members = set(self._largest(self.members))
         self.growths += 1
         self.planned_restarts = [*self.planned_restarts, self.costs.planned_restart / 1000][-5:]
         self._enter(_State.RESIZING, self.costs.planned_restart)
@@ -340,13 +353,8 @@ class _Gang:
     def _train(self) -> None:
         self._live()
         self.trained_since = self.now
-        interval_seconds = sizing.checkpoint_interval_seconds(
-            stall_seconds=self.costs.stall / 1000,
-            mean_seconds_to_restart=self.history.mean_seconds_to_restart(
-                len(self.members), self._time
-            ),
-        )
-        self.interval = round(interval_seconds * 1000)
+        mean_seconds = self.history.mean_seconds_to_restart(len(self.members), self._time)
+        self.interval = _checkpoint_interval(self.costs.stall, mean_seconds * 1000)
         self.idle = sizing.Idle.since_restart(0, self._time)
         self._enter(_State.TRAINING, None)
         self._look_at_capacity()

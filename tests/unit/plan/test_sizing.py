@@ -16,15 +16,12 @@ from goodput_operator.plan.sizing import (
     FailureHistory,
     Idle,
     accumulation_steps,
-    checkpoint_interval_seconds,
     data_parallel_degree,
     economic_spares,
-    fewest_faults_first,
     grow_due,
     largest_legal,
     legal_sizes,
     nearest_legal,
-    next_world,
     percentile_90,
     planned_restart_seconds,
     restart_price,
@@ -344,36 +341,6 @@ def test_a_gang_waits_for_a_replacement_only_where_that_is_cheaper_than_to_shrin
         "limit_seconds": 60,
     }
     assert wait_seconds(**(case | changed)) == seconds
-
-
-def test_checkpoints_lose_as_much_as_they_cost() -> None:
-    interval = checkpoint_interval_seconds(stall_seconds=0.2, mean_seconds_to_restart=4000)
-    assert 0.2 / interval == pytest.approx(interval / 2 / 4000)
-
-
-def test_a_job_that_saves_slower_than_it_fails_still_trains_half_of_the_time() -> None:
-    assert checkpoint_interval_seconds(stall_seconds=60, mean_seconds_to_restart=10) == 60
-
-
-def test_idle_nodes_with_the_fewest_recent_faults_join_first() -> None:
-    faults = {
-        "twice-long-ago": Decaying(2_000_000, NOW - 10 * WEEK),
-        "once-today": Decaying(1_000_000, NOW),
-    }
-    order = fewest_faults_first(["once-today", "z", "twice-long-ago", "a"], faults, NOW)
-    assert order == ("a", "z", "twice-long-ago", "once-today")
-
-
-def test_an_unavoidable_restart_takes_all_that_a_legal_size_can_use() -> None:
-    assert next_world((2, 4, 8), ["m0", "m1", "m2"], ["i0", "i1"]) == ("m0", "m1", "m2", "i0")
-
-
-def test_members_that_no_legal_size_can_use_are_left_over() -> None:
-    assert next_world((2, 4, 8), ["m0", "m1", "m2"], []) == ("m0", "m1")
-
-
-def test_below_the_least_size_nobody_trains() -> None:
-    assert next_world((2, 4), ["m0"], []) == ()
 
 
 @pytest.mark.parametrize(
