@@ -18,6 +18,8 @@ from e2e.support.job import Job
 pytestmark = pytest.mark.alone
 
 WHOLE_NODE = 8
+NEVER_A_STEP = {"command": ["python3", "-c", "raise SystemExit('no data')"], "args": []}
+TWO_RESTARTS = {"recovery": {"maxRestarts": 2, "backoffSeconds": 5}}
 SLOW = {
     "name": "slow",
     "image": WORKER_IMAGE,
@@ -39,13 +41,18 @@ def _whole_operator(operator: Operator) -> Iterator[None]:
 def test_the_standby_finishes_what_the_killed_leader_had_begun_and_training_never_stops(
     cluster: Cluster, operator: Operator, namespace: str, record_property: Record
 ) -> None:
-    def begin(name: str, steps: int, pod: dict[str, Any] | None = None) -> Job:
-        return Job(cluster, namespace, name).apply(workers=2, steps=steps, pod=pod)
+    def begin(name: str, steps: int, **more: Any) -> Job:
+        return Job(cluster, namespace, name).apply(workers=2, steps=steps, **more)
 
     training, failing = begin("training", 400), begin("failing", 300)
+    agentless, podless = begin("agentless", 300), begin("podless", 300)
     suspending, deleted = begin("suspending", 9999), begin("deleted", 9999)
-    for job in (training, failing, suspending, deleted):
+    for job in (training, failing, agentless, podless, suspending, deleted):
         job.wait_step(20)
+    waiting = begin("waiting", 30, accelerators=WHOLE_NODE)
+    waiting.wait_reason("Admitted", "DoesNotFit", 20)
+    looping = begin("looping", 30, container=NEVER_A_STEP, spec=TWO_RESTARTS)
+    looping.wait_attempt(2)
     untouched = {job: job.pods() for job in (training, failing)}
     forming = begin("forming", 30, pod={"initContainers": [SLOW]})
     forming.wait_for(lambda status: status.get("attempt"), "a gang to form")
@@ -55,6 +62,8 @@ def test_the_standby_finishes_what_the_killed_leader_had_begun_and_training_neve
     suspending.patch({"suspend": True})
     deleted.delete()
     failing.kill_rank(1)
+    cluster.kill_pid1(namespace, "agentless-1-0", container="trainer")
+    cluster.kubectl("delete", "pod", "-n", namespace, "podless-1-0", "--wait=false")
     former, killed_at = operator.kill_leader(), time.monotonic()
     assert _attempt(forming)["state"] == "Forming"
     seen = training.steps(0)[-1].step
@@ -69,7 +78,10 @@ def test_the_standby_finishes_what_the_killed_leader_had_begun_and_training_neve
         (forming, 1, 0),
         (starting, 1, 0),
         (failing, 2, 1),
+        (agentless, 2, 1),
+        (podless, 2, 1),
         (training, 1, 0),
+        (waiting, 1, 0),
     ):
         job.wait_phase("Succeeded")
         assert _attempt(job)["number"] == attempt
@@ -79,6 +91,12 @@ def test_the_standby_finishes_what_the_killed_leader_had_begun_and_training_neve
     for job, pods in untouched.items():
         job.assert_pods_untouched(pods)
     assert 0 <= failing.redone_steps(2) <= 10
+    for job in (agentless, podless):
+        assert 0 <= job.redone_steps(2) <= 10
+        assert job.status()["recovery"].get("restarts", []) == [], "no fault of the user's"
+    looping.wait_phase("Failed")
+    assert _attempt(looping)["number"] == 3
+    assert "no data" in looping.condition("Failed")["message"]
     assert suspending.status()["recovery"].get("total", 0) == 0
     suspending.assert_every_second_is_accounted_for()
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from goodput_operator.api.status import Bucket
+from goodput_operator.cli.words import PHASES
 from goodput_operator.metrics import JobLabels, Metrics, Sources
-from goodput_operator.metrics.jobs import FAMILIES, MAX_SERIES
+from goodput_operator.metrics.jobs import CONDITIONS, FAMILIES, MAX_SERIES, WORKER_STATES
 from monitoring.rules import LEVELS, NOT_HELD, Times, rule_file
 
 _TEXT = Path(__file__).with_name("metrics.md")
@@ -26,6 +27,9 @@ def text() -> str:
             ((f"`{one.name}`", one.kind, _coded(one.labels), one.help) for one in FAMILIES),
         ),
         "buckets": _coded(bucket.value for bucket in Bucket),
+        "phases": _coded(filter(None, PHASES)),
+        "types": _coded(CONDITIONS),
+        "states": _coded((*WORKER_STATES, "spare")),
         "cluster": _families("goodput_cluster_"),
         "operator": _families("goodput_operator_"),
         "slice": times.slice.replace("m", " minutes"),

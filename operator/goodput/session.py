@@ -17,8 +17,9 @@ agent: Linux queues as few as ten datagrams.
 A step is counted when it is *finished*: `step(7)` says that seven steps are done, and a
 checkpoint of step 7 goes on with the eighth.
 
-Before the operator ends an attempt of an elastic job by choice (the gang changes its size, the job
-is suspended) it asks for a checkpoint, after a step that all ranks have yet to finish:
+Before an attempt is ended by choice (the gang changes its size, the job is suspended, a worker is
+to be taken away) the operator asks for a checkpoint, after a step that all ranks have yet to
+finish:
 
 ```python
     session.step(step)

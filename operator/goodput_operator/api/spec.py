@@ -393,9 +393,10 @@ class TrainingJobSpec(ApiModel):
     recovery: RecoverySpec = RecoverySpec()
     """How often, how soon and how long the job is brought back after a failure."""
     suspend: bool = False
-    """True ends the training, after a checkpoint where it makes any (but not later than
-    elastic.gracefulShutdownTimeoutSeconds), and frees all its pods; false starts it again from the
-    newest checkpoint."""
+    """True ends the training and frees all its pods; false starts it again from the newest
+    checkpoint. One that saves by goodput.checkpoint, or an elastic one with a tracker file, saves
+    first, for which it has elastic.gracefulShutdownTimeoutSeconds, or 600 seconds without elastic;
+    any other is stopped at once."""
     managed_by: Annotated[
         str, Field(min_length=1, max_length=63, json_schema_extra=_managed_by_rules)
     ] = names.MANAGED_BY

@@ -399,7 +399,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "goodput_job_checkpoint_timestamp_seconds",
         "gauge",
-        "When the newest durable checkpoint was made, in seconds since the epoch.",
+        "When the operator learned of the newest durable checkpoint, in seconds since the epoch.",
         (),
         _checkpoint_time,
     ),
