@@ -54,6 +54,7 @@ from goodput_operator.observe.snapshot import JobSnapshot, TemplateAnswer, obser
 from goodput_operator.observe.trim import trim_node, trim_own_pod
 from goodput_operator.plan.answers import farewell
 from goodput_operator.plan.decide import Plan, decide
+from goodput_operator.plan.reasons import TEMPLATE_ACCEPTED
 from goodput_operator.plan.view import PlaceFunction, Timing, find_condition
 from goodput_operator.render.pod import JobIdentity, RenderSettings, job_labels, render_pod
 from goodput_operator.render.template import (
@@ -72,9 +73,17 @@ CONCURRENT_WRITES = 64
 MAX_NOTE_BYTES = 1024
 MAX_CONDITIONS = 16
 DELETION = "deletionTimestamp"
-PASSING = ("exceeded quota", "cannot create resource", "is being terminated")
+PASSING = (
+    "exceeded quota",
+    "status unknown for quota",
+    "cannot create resource",
+    "cannot set blockOwnerDeletion",
+    "not yet ready to handle request",
+    "is being terminated",
+)
 """What the API server says of pods that are refused, though nothing is wrong with their template:
-the namespace's quota is used up, the operator has no right to create any, or the namespace goes."""
+the namespace's quota is used up or has not been counted yet, the operator lacks the right, the
+server has just been started, or the namespace goes."""
 LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
     {
@@ -582,7 +591,7 @@ def _template_is_open(
     known = find_condition(status, ConditionType.TEMPLATE_VALID)
     return (
         known is None
-        or known.status != "True"
+        or known.reason != TEMPLATE_ACCEPTED
         or known.observed_generation != job["metadata"].get("generation", 0)
     )
 

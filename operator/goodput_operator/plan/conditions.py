@@ -6,7 +6,7 @@ from typing import Literal
 
 from goodput_operator.api.status import AttemptState, ConditionType, TrainingJobStatus
 from goodput_operator.diagnose.examine import GangProgress, stands_still
-from goodput_operator.plan.reasons import PUBLISHED
+from goodput_operator.plan.reasons import PUBLISHED, SUSPENDED
 from goodput_operator.plan.view import View, find_condition, is_finished, is_true, with_condition
 
 PATIENCE = timedelta(seconds=60)
@@ -117,6 +117,8 @@ def _running(status: TrainingJobStatus, view: View, message: str) -> Sentence:
     if trouble is not None:
         return "False", trouble[0], trouble[1]
     if attempt.state is AttemptState.CLOSED:
+        if attempt.reason == SUSPENDED and not view.spec.suspend:
+            return "False", "NotStarted", ""
         return "False", attempt.reason, attempt.message
     return "False", str(attempt.state), message or f"attempt {attempt.number} is forming"
 

@@ -260,7 +260,7 @@ def _wish_met(view: View, size: int) -> int:
     """
     elastic = view.elastic
     by_fault = elastic.workers > 0 and elastic.resize_began_at is None
-    if by_fault and elastic.workers <= size < view.wanted:
+    if by_fault and elastic.workers == size < view.wanted:
         return min(elastic.wanted, view.spec.workers)
     return view.spec.workers
 

@@ -8,6 +8,7 @@ PUBLISHED = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 SUSPENDED = "Suspended"
 NOT_CONFIRMED = "NotConfirmed"
 RESIZED = "Resized"
+TEMPLATE_ACCEPTED = "Accepted"
 UNSCHEDULABLE = "Unschedulable"
 DO_NOT_REQUEUE = "DoNotRequeue"
 OTHER_REASON = "Other"

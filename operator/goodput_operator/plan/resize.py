@@ -69,8 +69,8 @@ def resize(view: View) -> Step | None:
         _more_slots,
         _wish_taken_back,
         _joinable,
-        _change,
         _make_joiners,
+        _change,
         _idle_joiners,
     )
     for rule in rules:
@@ -311,6 +311,8 @@ def _back_to_legal(view: View) -> Change | None:
     smaller = largest_legal(view.sizes, size)
     if smaller is None or smaller == size:
         return None  # below the smallest it trains on: that is better than to stand
+    if view.room or len(_ready(view)) < len(joiners(view)):
+        return None  # with those who come it may be legal
     return Change(_settled_at(view), f"from {size} workers to {smaller}, as spec says")
 
 

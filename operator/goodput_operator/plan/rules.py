@@ -50,6 +50,7 @@ from goodput_operator.plan.reasons import (
     NOT_CONFIRMED,
     PLANNED,
     SUSPENDED,
+    TEMPLATE_ACCEPTED,
 )
 from goodput_operator.plan.resize import release_surplus, resize
 from goodput_operator.plan.saving import ask, ask_again, can_ask, has_saved, knows, question
@@ -135,12 +136,16 @@ def deadline(view: View) -> Step | None:
 
 
 def template_invalid(view: View) -> Step | None:
-    """Start nothing from a template that cannot work, and say what is wrong with it."""
+    """Start nothing from a template that cannot work, and say what is wrong with it.
+
+    What a namespace allows may change while a gang has its pods: those go on.
+    """
     attempt = view.status.attempt
     if attempt is not None and attempt.state in (*LIVE, AttemptState.STOPPING):
         return None
     answer = view.snapshot.template_answer
-    refusal = answer.refusal if answer else ""
+    held = any(worker.pod is not None for worker in view.snapshot.workers)
+    refusal = answer.refusal if answer and not held else ""
     problems = list(view.template_problems) + ([refusal] if refusal else [])
     if problems:
         status = set_condition(
@@ -164,34 +169,35 @@ def template_invalid(view: View) -> Step | None:
     status = view.status
     if answer.priority is not None:
         status = status.model_copy(update={"priority": answer.priority})
-    status = set_condition(
-        view,
-        status,
-        ConditionType.TEMPLATE_VALID,
-        True,
-        "Accepted",
-        "the API server accepts the worker pods",
-    )
+    reason, message = TEMPLATE_ACCEPTED, "the API server accepts the worker pods"
+    if answer.refusal:
+        reason = "InUse"
+        message = f"its pods are there, but another would be refused: {answer.refusal}"
+    status = set_condition(view, status, ConditionType.TEMPLATE_VALID, True, reason, message)
     return _if_changed(view, status, "TemplateValid")
 
 
 def suspend_running(view: View) -> Step | None:
-    """Stop a running attempt because the user wants it suspended, saved before if it can be."""
-    attempt = view.status.attempt
+    """Stop a running attempt because the user wants it suspended, saved before if it can be.
+
+    One that fails meanwhile is suspended then, and uncharged: it would be ended anyway.
+    """
+    attempt, cause = view.status.attempt, view.diagnosis.first_cause
     if not view.spec.suspend or attempt is None or attempt.state not in LIVE:
         return None
-    if attempt.save_by is None and not knows(view.gang):
-        return None
-    if attempt.save_by is None and can_ask(view):
-        return Step(ask(view), "SaveAsked", f"spec.suspend is true: {question(view)}")
-    if not has_saved(view):
-        return None
+    if cause is None:
+        if attempt.save_by is None and not knows(view.gang):
+            return None
+        if attempt.save_by is None and can_ask(view):
+            return Step(ask(view), "SaveAsked", f"spec.suspend is true: {question(view)}")
+        if not has_saved(view):
+            return None
     status = stop(
         view,
         reason=SUSPENDED,
-        message="spec.suspend is true",
+        message="spec.suspend is true" + (f"; before that, {cause.message}" if cause else ""),
         charged=False,
-        ended_at=view.now,
+        ended_at=cause.at if cause else view.now,
     )
     return Step(status, "Suspend", "spec.suspend is true: the attempt is stopped")
 

@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 from goodput_operator.api.base import truncate
 from goodput_operator.api.spec import GRACEFUL_SECONDS
 from goodput_operator.api.status import AttemptState, TrainingJobStatus
-from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, GangProgress, stands_still
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, stands_still
 from goodput_operator.observe.snapshot import Worker
-from goodput_operator.plan.conditions import PATIENCE
 from goodput_operator.plan.steps import earliest
 from goodput_operator.plan.view import Step, View
 
@@ -21,14 +20,14 @@ def can_ask(view: View) -> bool:
 
     Without the SDK nobody can be asked, but of an elastic job, which says how long that may take,
     the next checkpoint in the tracker file is waited for. Where neither is to be had, or the
-    training stands still, a planned end comes at once.
+    training has stood still for as long as it would be given, a planned end comes at once.
     """
     progress = view.diagnosis.progress
-    if progress.step_at is not None and stands_still(progress, view.now - PATIENCE):
+    if progress.step_at is not None and stands_still(progress, view.now - _grace(view)):
         return False
     running = view.attempt.state is AttemptState.RUNNING
-    tracked = view.spec.elastic is not None and _is_tracked(view.status, progress)
-    return can_save(view) or (running and tracked)
+    tracked = not view.status.checkpoint.fenced and progress.tracker_step is not None
+    return can_save(view) or (running and tracked and view.spec.elastic is not None)
 
 
 def question(view: View) -> str:
@@ -56,21 +55,17 @@ def knows(workers: Iterable[Worker]) -> bool:
 def ask(view: View, by: datetime | None = None) -> TrainingJobStatus:
     """Return the status in which the training is asked to save after a step that is yet to come.
 
-    All ranks save after the same step, so all must have heard of it before they finish it. Of one
-    that only keeps a tracker file, it is any step after the last that the file names.
+    All ranks save after the same step, so all must have heard of it before they finish it. One that
+    only keeps a tracker file is told nothing: whatever step the file names next will do.
 
     Args:
         view: of a training that can save, or keeps a tracker file.
         by: when its time is over; absent: as spec.elastic says.
     """
     progress = view.diagnosis.progress
-    if by is None:
-        elastic = view.spec.elastic
-        seconds = elastic.graceful_shutdown_timeout_seconds if elastic else GRACEFUL_SECONDS
-        by = view.now + timedelta(seconds=seconds)
-    if _is_tracked(view.status, progress):
-        step = (progress.tracker_step or 0) + 1
-    else:
+    by = by or view.now + _grace(view)
+    step = None
+    if can_save(view):
         step = (progress.step or 0) + progress.steps_until_told(view.now)
     asked = view.attempt.model_copy(
         update={"save_step": step, "save_by": truncate(by), "save_asked_at": truncate(view.now)}
@@ -113,15 +108,22 @@ def _overtaken(view: View) -> bool:
 def has_saved(view: View) -> bool:
     """Return whether the training has saved as asked, or has had its time to."""
     attempt, progress = view.attempt, view.diagnosis.progress
-    committed = progress.committed
+    committed, asked_at = progress.committed, attempt.save_asked_at
     if attempt.save_by is None or view.now >= attempt.save_by:
         return True
-    saved = committed.step if committed is not None else None
-    if _is_tracked(view.status, progress):
-        saved = progress.tracker_step
-    return not _overtaken(view) and saved is not None and saved >= (attempt.save_step or 0)
+    if attempt.save_step is None:
+        seen_at = progress.tracker_step_at
+        return asked_at is not None and seen_at is not None and seen_at > asked_at
+    return not _overtaken(view) and committed is not None and committed.step >= attempt.save_step
 
 
-def _is_tracked(status: TrainingJobStatus, progress: GangProgress) -> bool:
-    """Return whether the training's own tracker file is all that tells of its checkpoints."""
-    return not status.checkpoint.fenced and progress.tracker_step is not None
+def whole_time(view: View) -> datetime | None:
+    """Return when the time of a question is over that nothing has made shorter."""
+    asked_at = view.attempt.save_asked_at
+    return None if asked_at is None else asked_at + _grace(view)
+
+
+def _grace(view: View) -> timedelta:
+    elastic = view.spec.elastic
+    seconds = elastic.graceful_shutdown_timeout_seconds if elastic else GRACEFUL_SECONDS
+    return timedelta(seconds=seconds)

@@ -304,6 +304,21 @@ def test_a_size_that_is_not_legal_any_more_is_left_for_one_that_is(
     assert members(world) == now
 
 
+def test_a_gang_of_a_size_that_is_not_legal_any_more_waits_for_those_who_make_it_so(
+    elastic: MakeWorld,
+) -> None:
+    world = elastic(5, spare_nodes=3, sdk=False)
+    world.deaf = {"job-5-0", "job-6-0", "job-7-0"}
+    world.spec["elastic"] = {"minWorkers": 4, "maxWorkers": 8, "workerSizes": [4, 8]}
+    world.spec["workers"] = 8
+    world.pass_time(30)
+    assert (world.attempt.number, len(members(world)), len(world.pods)) == (1, 5, 8)
+    for slot in (5, 6, 7):
+        world.agent(slot).silent = False
+    world.pass_time(10)
+    assert (world.attempt.number, len(members(world))) == (2, 8)
+
+
 def test_what_is_legal_is_told_before_there_is_room_and_as_soon_as_it_changes(
     make_world: MakeWorld,
 ) -> None:
@@ -534,6 +549,33 @@ def test_without_the_sdk_the_next_checkpoint_is_waited_for_before_a_change(
     assert members(world) == [0, 1, 2]
 
 
+def test_a_checkpoint_that_came_while_the_operator_was_away_counts(elastic: MakeWorld) -> None:
+    world = elastic(sdk=False, commit=None, step=150)
+    world.track(100)
+    world.spec["workers"] = 3
+    world.settle()
+    assert world.attempt.save_by is not None
+    assert all(agent.answer.save_step is None for agent in world.agents.values() if agent.answer)
+    world.jump(20)
+    world.listening_since = world.now
+    world.train(205)
+    world.track(200)
+    world.settle()
+    assert members(world) == [0, 1, 2]
+
+
+def test_a_tracker_file_of_an_earlier_run_that_was_further_is_no_matter(elastic: MakeWorld) -> None:
+    world = elastic(sdk=False, commit=None)
+    world.track(9000)
+    world.spec["workers"] = 3
+    world.settle()
+    assert members(world) == [0, 1, 2, 3]
+    world.jump(10)
+    world.track(100)
+    world.settle()
+    assert members(world) == [0, 1, 2]
+
+
 def test_a_checkpoint_that_does_not_come_is_not_waited_for_without_end(elastic: MakeWorld) -> None:
     world = elastic(
         sdk=False, commit=None, elastic={**ELASTIC, "gracefulShutdownTimeoutSeconds": 30}
@@ -548,7 +590,7 @@ def test_a_checkpoint_that_does_not_come_is_not_waited_for_without_end(elastic: 
 
 def test_who_stands_still_is_not_asked_to_save(elastic: MakeWorld) -> None:
     world = elastic()
-    world.jump(100)
+    world.jump(700)
     for agent in world.agents.values():
         world._heartbeat(agent)
     world.spec["workers"] = 3

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from goodput.protocol import Disk
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 from goodput_operator.observe.snapshot import TemplateAnswer
@@ -128,6 +130,43 @@ def test_a_job_of_fixed_size_is_saved_before_it_is_suspended(training) -> None:
     world.spec["suspend"] = False
     world.settle()
     assert world.attempt.restore_step == asked
+
+
+def test_a_training_that_stands_still_for_a_while_is_waited_for_and_one_that_hangs_is_not(
+    training,
+) -> None:
+    world = training(2, commit=10)
+    world.pass_time(300)  # it evaluates, or saves by itself
+    world.spec["suspend"] = True
+    world.settle()
+    assert world.attempt.state is AttemptState.RUNNING
+    world.spec["suspend"] = False
+    world.pass_time(400)
+    world.spec["suspend"] = True
+    world.settle()
+    assert world.status.phase == "Suspended"
+
+
+def test_a_fault_while_the_job_is_about_to_be_suspended_is_not_charged(training) -> None:
+    world = training(2, commit=10, recovery={"maxRestarts": 0})
+    world.spec["suspend"] = True
+    world.settle()
+    world.fail(1)
+    world.settle()
+    assert (world.status.phase, world.status.recovery.total) == ("Suspended", 0)
+    assert "ValueError: boom" in world.attempt.message
+    world.assert_ledger_sums()
+
+
+def test_a_job_that_is_resumed_is_not_said_to_be_suspended(training) -> None:
+    world = training(2, sdk=False)
+    world.spec["suspend"] = True
+    world.settle()
+    world.spec["suspend"] = False
+    world.problems = ("the template has no container",)
+    world.settle()
+    assert world.status.phase == "Invalid"
+    assert world.condition(ConditionType.RUNNING).reason == "NotStarted"
 
 
 def test_a_suspension_that_is_taken_back_ends_nothing(training) -> None:
@@ -264,6 +303,24 @@ def test_another_directory_is_not_searched_for_the_old_ones_checkpoints(training
     assert world.attempt.state is AttemptState.RUNNING
     assert world.attempt.restore_step is None
     assert [link.origin for link in world.status.checkpoint.lineage] == [0]
+
+
+@pytest.mark.parametrize("elastic", [None, {"minWorkers": 2, "maxWorkers": 4}])
+def test_a_gang_that_has_its_pods_goes_on_when_its_namespace_allows_no_other(
+    training, elastic
+) -> None:
+    world = training(4, **({"elastic": elastic} if elastic else {}))
+    world.template_answer = TemplateAnswer('forbidden: violates PodSecurity "restricted"')
+    world.fail(1)
+    world.settle()
+    assert (world.attempt.number, world.attempt.state) == (2, AttemptState.RUNNING)
+    valid = world.condition(ConditionType.TEMPLATE_VALID)
+    assert (valid.status, valid.reason) == ("True", "InUse")
+    assert "violates PodSecurity" in valid.message
+    for name in sorted(world.pods):
+        world.delete_pod(name)
+    world.settle()
+    assert (world.status.phase, world.pods) == ("Invalid", {})
 
 
 def test_a_gang_asks_for_room_with_the_priority_that_its_pods_have(make_world) -> None:
