@@ -19,7 +19,7 @@ pytestmark = pytest.mark.alone
 
 WHOLE_NODE = 8
 NEVER_A_STEP = {"command": ["python3", "-c", "raise SystemExit('no data')"], "args": []}
-TWO_RESTARTS = {"recovery": {"maxRestarts": 2, "backoffSeconds": 5}}
+TWO_RESTARTS = {"recovery": {"maxRestarts": 2, "backoffSeconds": 10}}
 SLOW = {
     "name": "slow",
     "image": WORKER_IMAGE,
@@ -51,11 +51,11 @@ def test_the_standby_finishes_what_the_killed_leader_had_begun_and_training_neve
         job.wait_step(20)
     waiting = begin("waiting", 30, accelerators=WHOLE_NODE)
     waiting.wait_reason("Admitted", "DoesNotFit", 20)
-    looping = begin("looping", 30, container=NEVER_A_STEP, spec=TWO_RESTARTS)
-    looping.wait_attempt(2)
     untouched = {job: job.pods() for job in (training, failing)}
     forming = begin("forming", 30, pod={"initContainers": [SLOW]})
     forming.wait_for(lambda status: status.get("attempt"), "a gang to form")
+    looping = begin("looping", 30, container=NEVER_A_STEP, spec=TWO_RESTARTS)
+    looping.wait_for(lambda status: status.get("recovery", {}).get("total"), "its first failure")
     starting = begin("starting", 30)
     starting.wait_for(_is_published, "the world to be published")
 
@@ -63,7 +63,8 @@ def test_the_standby_finishes_what_the_killed_leader_had_begun_and_training_neve
     deleted.delete()
     failing.kill_rank(1)
     cluster.kill_pid1(namespace, "agentless-1-0", container="trainer")
-    cluster.kubectl("delete", "pod", "-n", namespace, "podless-1-0", "--wait=false")
+    gone = ("podless-1-0", "--grace-period=1", "--wait=false")
+    cluster.kubectl("delete", "pod", "-n", namespace, *gone)
     former, killed_at = operator.kill_leader(), time.monotonic()
     assert _attempt(forming)["state"] == "Forming"
     seen = training.steps(0)[-1].step
