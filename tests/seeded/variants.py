@@ -170,8 +170,8 @@ _ALL = (
         "label-proves-ownership",
         "whatever pod carries the job's label is taken for the job's own",
         SNAPSHOT,
-        'if not any(owner.get("uid") == owner_uid for owner in owners):',
-        "if False:",
+        "return view if owner_uid in owners else None",
+        "return view",
         "tests/unit/observe/test_snapshot.py::test_a_pod_is_not_ours",
     ),
     _bug(
@@ -224,8 +224,8 @@ _ALL = (
         "every-pass-writes",
         "the status is written in each pass, whether anything has changed or not",
         PROJECT,
-        "    if _essence(before) != _essence(after):\n",
-        "    if True:\n",
+        "    decided = _essence(before) != _essence(after)\n",
+        "    decided = True\n",
         "tests/simulation/test_visit.py::test_a_pass_that_changes_nothing_writes_nothing",
     ),
     _bug(
@@ -667,12 +667,47 @@ _ALL = (
         "old-spec-wins",
         "a template that was refused once is never tried again",
         RECONCILE,
-        """        or known.status != "True"
+        """        or known.reason != TEMPLATE_ACCEPTED
         or known.observed_generation != job["metadata"].get("generation", 0)
 """,
         "",
         "tests/simulation/test_refusals.py"
         "::test_a_template_that_the_api_server_refuses_creates_nothing",
+    ),
+    _bug(
+        "policy-stops-survivors",
+        "a gang that has its pods does not go on when its namespace would refuse another",
+        RULES,
+        '    refusal = answer.refusal if answer and not held else ""\n',
+        '    refusal = answer.refusal if answer else ""\n',
+        "tests/unit/plan/test_gang.py"
+        "::test_a_gang_that_has_its_pods_goes_on_when_its_namespace_allows_no_other[None]",
+    ),
+    _bug(
+        "policy-taken-for-a-quota",
+        "a template that a policy forbids is made and refused without end",
+        RECONCILE,
+        'return TemplateAnswer("" if any(one in text for one in PASSING) else text)',
+        "return TemplateAnswer()",
+        "tests/simulation/test_refusals.py::test_what_a_policy_forbids_is_said_once_and_never_created"
+        '[pods "job-0-0" is forbidden: failed quota: team: must specify limits.memory]',
+    ),
+    _bug(
+        "suspended-unsaved",
+        "a suspension ends the training without asking it to save",
+        RULES,
+        "        if attempt.save_by is None and can_ask(view):\n",
+        "        if False:\n",
+        "tests/unit/plan/test_gang.py::test_a_job_of_fixed_size_is_saved_before_it_is_suspended",
+    ),
+    _bug(
+        "fault-charged-to-a-suspension",
+        "a job that fails while it is about to be suspended pays for it, or fails for good",
+        RULES,
+        "    if cause is None:\n        if attempt.save_by is None and not knows",
+        "    if True:\n        if attempt.save_by is None and not knows",
+        "tests/unit/plan/test_gang.py"
+        "::test_a_fault_while_the_job_is_about_to_be_suspended_is_not_charged",
     ),
     # --- the ledger ---------------------------------------------------------------------
     _bug(
@@ -767,8 +802,8 @@ _ALL = (
         "any-commit-is-the-asked-one",
         "an older commit is taken for the one that was asked for",
         SAVING,
-        "    return committed is not None and committed.step >= (attempt.save_step or 0)\n",
-        "    return committed is not None\n",
+        " committed is not None and committed.step >= attempt.save_step\n",
+        " committed is not None\n",
         "tests/unit/plan/test_elastic.py"
         "::test_a_save_that_does_not_come_is_waited_for_as_long_as_said",
     ),

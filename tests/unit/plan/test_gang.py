@@ -156,6 +156,7 @@ def test_a_fault_while_the_job_is_about_to_be_suspended_is_not_charged(training)
     assert (world.status.phase, world.status.recovery.total) == ("Suspended", 0)
     assert "ValueError: boom" in world.attempt.message
     world.assert_ledger_sums()
+    world.assert_prices_sum()
 
 
 def test_a_job_that_is_resumed_is_not_said_to_be_suspended(training) -> None:
