@@ -2,9 +2,10 @@
 
 `overhead_seconds`: from the loss until the agents of all workers have said that the processes of
 the next attempt run, less the start of the new pod (its creation until its trainer's start),
-which is the cluster's. With a cluster of its own at Kubernetes' stock grace (50 s before a silent
-node counts as not ready) and at the local one (12 s), the worse of the two; where a cluster is
-up already, at that one's.
+which is the cluster's. The operator's leader is on another node; where it dies with the worker,
+e2e/test_operator_killed.py prints what that costs. With a cluster of its own at Kubernetes' stock
+grace (50 s before a silent node counts as not ready) and at the local one (12 s), the worse of
+the two; where a cluster is up already, at that one's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from e2e.cluster import Cluster
 from e2e.cluster.progress import say
 from e2e.support.faults import lost_node
+from e2e.support.installation import Operator
 from e2e.support.job import Job
 from e2e.support.suite import is_up
 
@@ -37,11 +39,12 @@ def measure(cluster: Cluster) -> float:
         )
         job.wait_attempt(1, timeout_seconds=120)
         job.wait_step(2 * _STEPS)
-        node = job.node_of(WORKERS - 1)
+        lost = job.slot_away_from(Operator(cluster).leader_node())
+        node = job.node_of(lost)
         lost_at = time.time()
         with lost_node(cluster, node):
             status = job.wait_attempt(2, timeout_seconds=180)
-            pod = job.pod(WORKERS - 1)
+            pod = job.pod(lost)
     spent = moment(status["attempt"]["runningAt"]) - lost_at
     start = pod_start_seconds(pod)
     grace = cluster.shape.node_grace_seconds

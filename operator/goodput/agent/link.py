@@ -21,7 +21,10 @@ from urllib.parse import urlsplit
 from goodput import protocol
 from goodput.protocol import Misdirected, ProtocolError, SyncAnswer, SyncRequest
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 2.0
+"""How long a TCP connection may take. The Service may still lead to a replica whose node is gone:
+another try may find the other one, which no longer wait would."""
+HANDSHAKE_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 """How long an answer may take, beyond the time for which it is held."""
 DEAD_PATH_SECONDS = 5
@@ -165,7 +168,7 @@ class _Tls(http.client.HTTPSConnection):
     def __init__(self, address: Address, credentials: Credentials) -> None:
         self._credentials = credentials
         self._unsent = b""
-        super().__init__(address.host, address.port, timeout=CONNECT_SECONDS)
+        super().__init__(address.host, address.port, timeout=HANDSHAKE_SECONDS)
 
     def send(self, data: Any) -> None:
         """Keep a part of the request until all of it is there.
@@ -183,6 +186,7 @@ class _Tls(http.client.HTTPSConnection):
         context = self._credentials.context()
         plain = socket.create_connection((self.host, self.port), CONNECT_SECONDS)
         try:
+            plain.settimeout(self.timeout)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             notice_dead_paths(plain)
             self.sock = context.wrap_socket(plain, server_hostname=protocol.SERVER_NAME)

@@ -16,6 +16,8 @@ import pytest
 
 from goodput import protocol
 from goodput.agent.link import (
+    CONNECT_SECONDS,
+    HANDSHAKE_SECONDS,
     SHORTEST_ROUND_SECONDS,
     Connection,
     Credentials,
@@ -183,6 +185,31 @@ def test_missing_credentials_mean_try_again(
     Path(getattr(credentials, missing)).unlink()
     path = getattr(credentials, missing)
     assert reason_of(connect(server.url)).endswith(f"No such file or directory: '{path}'")
+
+
+def test_a_replica_whose_node_is_gone_is_given_up_sooner_than_one_that_is_busy(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        ours = socket.create_connection(busy.getsockname())
+        busy.accept()[0].close()
+    waits: list[float | None] = []
+
+    def connected(_address: object, timeout: float) -> socket.socket:
+        waits.append(timeout)
+        return ours
+
+    handshake = ssl.SSLContext.wrap_socket
+
+    def wrapped(context: ssl.SSLContext, plain: socket.socket, **more: Any) -> ssl.SSLSocket:
+        waits.append(plain.gettimeout())
+        return handshake(context, plain, **more)
+
+    monkeypatch.setattr(socket, "create_connection", connected)
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrapped)
+    assert reason_of(connect("https://127.0.0.1:1"))
+    assert waits == [CONNECT_SECONDS, HANDSHAKE_SECONDS]
+    assert CONNECT_SECONDS < HANDSHAKE_SECONDS < SILENCE_LIMIT_SECONDS
 
 
 def test_an_answer_cut_at_any_byte_means_try_again(serve: Any, http: Any, connect: Any) -> None:
