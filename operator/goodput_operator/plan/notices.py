@@ -9,7 +9,7 @@ from goodput_operator.api.base import truncate
 from goodput_operator.api.status import AttemptState
 from goodput_operator.diagnose.examine import succeeded, where
 from goodput_operator.plan.attempt import stop
-from goodput_operator.plan.saving import ask, can_save, has_saved, knows, unasked, whole_time
+from goodput_operator.plan.saving import ask, can_save, has_saved, knows, unasked
 from goodput_operator.plan.steps import earliest
 from goodput_operator.plan.view import Step, View
 
@@ -25,7 +25,9 @@ def heed_notices(view: View) -> Step | None:
         if one.notice and not succeeded(one, attempt.number)
     ]
     if not going:
-        return _nobody_goes(view)
+        if attempt.save_by is None or view.spec.elastic is not None or view.spec.suspend:
+            return None  # what an elastic gang was asked for, `plan.resize` knows
+        return Step(unasked(view), "SaveWithdrawn", "nobody goes after all")
     due_at, _, first, notice = min(going, key=lambda one: one[:2])
     message = f"{where(first)} is about to go: {notice.why}"
     message += f"; {len(going) - 1} others go, too" if len(going) > 1 else ""
@@ -43,21 +45,3 @@ def heed_notices(view: View) -> Step | None:
         return Step(view.status, "Saving", recheck_at=earliest(view, attempt.save_by))
     status = stop(view, reason=notice.reason, message=message, charged=False, ended_at=view.now)
     return Step(status, notice.reason, message)
-
-
-def _nobody_goes(view: View) -> Step | None:
-    """Take a question back, or give it the time that a notice took from it."""
-    attempt, message = view.attempt, "nobody goes after all"
-    if attempt.save_by is None:
-        return None
-    if view.spec.suspend:
-        by = whole_time(view)
-        if by is None or by <= attempt.save_by:
-            return None
-        status = view.status.model_copy(
-            update={"attempt": attempt.model_copy(update={"save_by": truncate(by)})}
-        )
-        return Step(status, "Saving", message)
-    if view.spec.elastic is not None:
-        return None  # what an elastic gang was asked for, `plan.resize` knows
-    return Step(unasked(view), "SaveWithdrawn", message)

@@ -280,7 +280,8 @@ def _due(view: View) -> Change | None:
     if not gain:
         return _back_to_legal(view)
     ready = len(_ready(view))
-    enough = ready == len(joiners(view)) or size + ready >= view.wanted
+    all_ready = ready == len(joiners(view)) and not view.room
+    enough = all_ready or size + ready >= view.wanted
     wish = view.spec.workers > elastic.wanted and enough
     if wish or size not in view.sizes:
         return Change(_settled_at(view), f"from {size} workers to {size + gain}, as spec says")

@@ -197,7 +197,7 @@ def suspend_running(view: View) -> Step | None:
         reason=SUSPENDED,
         message="spec.suspend is true" + (f"; before that, {cause.message}" if cause else ""),
         charged=False,
-        ended_at=cause.at if cause else view.now,
+        ended_at=view.now,
     )
     return Step(status, "Suspend", "spec.suspend is true: the attempt is stopped")
 

@@ -117,12 +117,6 @@ def has_saved(view: View) -> bool:
     return not _overtaken(view) and committed is not None and committed.step >= attempt.save_step
 
 
-def whole_time(view: View) -> datetime | None:
-    """Return when the time of a question is over that nothing has made shorter."""
-    asked_at = view.attempt.save_asked_at
-    return None if asked_at is None else asked_at + _grace(view)
-
-
 def _grace(view: View) -> timedelta:
     elastic = view.spec.elastic
     seconds = elastic.graceful_shutdown_timeout_seconds if elastic else GRACEFUL_SECONDS

@@ -9,7 +9,7 @@ import pytest
 from goodput.protocol import Progress
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
 from goodput_operator.observe.notices import NODE_NOTICES
-from tests.unit.plan.conftest import World, node_object
+from tests.unit.plan.conftest import World
 
 MakeWorld = Callable[..., World]
 SPOT = "aws-node-termination-handler/spot-itn"
@@ -236,24 +236,6 @@ def test_an_operator_that_has_just_begun_to_listen_gives_up_nobody_who_saves(
     for uid, agent in world.agents.items():
         agent.sequence = said[uid]
     assert save(world) == world.attempt.restore_step
-
-
-def test_a_notice_that_is_taken_back_gives_a_suspension_its_time_again(
-    training: MakeWorld,
-) -> None:
-    world = training(2)
-    world.spec["suspend"] = True
-    world.settle()
-    whole = world.attempt.save_by
-    node = node_of(world, 0)
-    world.taint(node, SPOT)
-    world.settle()
-    assert world.attempt.save_by is not None
-    assert whole is not None
-    assert world.attempt.save_by < whole
-    world.nodes[node] = node_object(node, ready=True)
-    world.settle()
-    assert (world.attempt.state, world.attempt.save_by) == (AttemptState.RUNNING, whole)
 
 
 def test_a_spoken_deadline_that_no_kubelet_grants_is_not_believed(training: MakeWorld) -> None:
