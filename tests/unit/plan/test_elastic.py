@@ -659,3 +659,14 @@ def test_a_gang_that_can_load_at_no_other_size_waits_for_its_own(elastic: MakeWo
     come_back(world, node)
     world.pass_time(90)
     assert (world.attempt.state, members(world)) == (AttemptState.RUNNING, [0, 1, 2, 3])
+
+
+def test_a_wish_is_followed_once_although_some_stand_ready_already(elastic: MakeWorld) -> None:
+    world = elastic(4, spare_nodes=6, sdk=False, spares=2)
+    world.settle()
+    assert len(world.pods) == 6
+    world.deaf = {f"job-{slot}-0" for slot in range(6, 10)}
+    world.spec["workers"] = 8
+    world.spec["elastic"] = {**ELASTIC, "maxWorkers": 8}
+    world.pass_time(30)
+    assert (world.attempt.number, len(members(world)), len(world.pods)) == (1, 4, 10)
