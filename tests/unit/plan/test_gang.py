@@ -170,6 +170,19 @@ def test_a_job_that_is_resumed_is_not_said_to_be_suspended(training) -> None:
     assert world.condition(ConditionType.RUNNING).reason == "NotStarted"
 
 
+def test_no_restart_of_the_operator_gives_a_suspension_more_time(training) -> None:
+    world = training(2, commit=10)
+    world.spec["suspend"] = True
+    world.settle()
+    asked, by = world.attempt.save_step, world.attempt.save_by
+    world.jump(20)
+    world.listening_since = world.now
+    world.train(asked + 5)
+    world.settle()
+    assert world.attempt.save_step > asked
+    assert world.attempt.save_by == by
+
+
 def test_a_suspension_that_is_taken_back_ends_nothing(training) -> None:
     world = training(2, commit=10)
     attempt = world.attempt
