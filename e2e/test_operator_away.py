@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 import pytest
 
@@ -13,6 +14,8 @@ from e2e.support.job import Job
 pytestmark = pytest.mark.alone
 
 AWAY_SECONDS = 40
+EXIT_SECONDS = 1.5
+"""What a trainer takes to leave after its last step."""
 
 
 @pytest.mark.long
@@ -49,3 +52,7 @@ def test_jobs_train_on_and_end_and_vanish_without_the_operator_and_wait_for_it_t
         assert job.status()["recovery"].get("total", 0) == 0
         job.assert_losses_agree()
         job.assert_every_second_is_accounted_for()
+        status = job.status()
+        assert status["ledger"]["accountedUntil"] == status["attempt"]["endedAt"]
+        ended = datetime.fromisoformat(status["attempt"]["endedAt"]).timestamp()
+        assert 0 <= ended - job.steps(0)[-1].at < EXIT_SECONDS

@@ -28,7 +28,6 @@ from goodput.protocol import SyncAnswer
 from goodput_operator import names
 from goodput_operator.api.spec import Admission, TrainingJobSpec
 from goodput_operator.api.status import (
-    AttemptState,
     Condition,
     ConditionType,
     Exclusion,
@@ -54,7 +53,7 @@ from goodput_operator.observe.snapshot import JobSnapshot, TemplateAnswer, obser
 from goodput_operator.observe.trim import trim_node, trim_own_pod
 from goodput_operator.plan.answers import farewell
 from goodput_operator.plan.decide import Plan, decide
-from goodput_operator.plan.reasons import TEMPLATE_ACCEPTED
+from goodput_operator.plan.reasons import PUBLISHED, TEMPLATE_ACCEPTED
 from goodput_operator.plan.view import PlaceFunction, Timing, find_condition
 from goodput_operator.render.pod import JobIdentity, RenderSettings, job_labels, render_pod
 from goodput_operator.render.template import (
@@ -84,7 +83,6 @@ PASSING = (
 """What the API server says of pods that are refused, though nothing is wrong with their template:
 the namespace's quota is used up or has not been counted yet, the operator lacks the right, the
 server has just been started, or the namespace goes."""
-LIVE = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 TOLD = frozenset(
     {
         "Admitted",
@@ -295,7 +293,7 @@ class Reconciler:
     ) -> JobSnapshot:
         """Read what is; the present is taken last, so that nothing read is newer than it."""
         pods = {pod["metadata"]["name"]: pod for pod in self.workers.by_job(key)}
-        if status.attempt is not None and status.attempt.state in LIVE:
+        if status.attempt is not None and status.attempt.state in PUBLISHED:
             await self._look_for_missing(key, status, pods)
         nodes = None
         if self.nodes is not None:
@@ -586,7 +584,7 @@ def _template_is_open(
     """Return whether the API server should be asked about the template before going on."""
     if spec.suspend or status.finished_at is not None:
         return False
-    if status.attempt is not None and status.attempt.state in LIVE:
+    if status.attempt is not None and status.attempt.state in PUBLISHED:
         return False
     known = find_condition(status, ConditionType.TEMPLATE_VALID)
     return (

@@ -539,9 +539,27 @@ _ALL = (
         "some-is-all",
         "the job has succeeded when the first worker has",
         RULES,
-        "if all(succeeded(worker, attempt.number) for worker in view.gang):",
-        "if any(succeeded(worker, attempt.number) for worker in view.gang):",
+        "if not all(succeeded(worker, attempt.number) for worker in view.gang):",
+        "if not any(succeeded(worker, attempt.number) for worker in view.gang):",
         "tests/unit/plan/test_end.py::test_a_job_has_succeeded_only_when_its_last_worker_has",
+    ),
+    _bug(
+        "outage-is-work",
+        "a job that ends while no operator is there works on until one comes",
+        RULES,
+        "ended_at = min(max([begin, *times]), view.now) if times else view.now",
+        "ended_at = view.now",
+        "tests/unit/plan/test_end.py"
+        "::test_a_jobs_time_ends_with_its_last_process_not_when_the_operator_hears_of_it",
+    ),
+    _bug(
+        "untold-time-counted",
+        "who has just begun to listen counts a gang's time before it has heard of the gang",
+        SPENDING,
+        " or _is_yet_to_be_told(before, after, view):",
+        ":",
+        "tests/unit/plan/test_end.py"
+        "::test_a_jobs_time_ends_with_its_last_process_not_when_the_operator_hears_of_it",
     ),
     _bug(
         "unconfirmed-start-waited-for",
@@ -810,7 +828,7 @@ _ALL = (
     _bug(
         "acts-before-it-has-heard",
         "an operator that has just begun to listen takes nobody's word for no word",
-        SAVING,
+        EXAMINE,
         "        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in "
         "workers\n",
         "        one is None for one in workers\n",

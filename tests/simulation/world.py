@@ -427,8 +427,10 @@ class World:
         created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
         wall = (ledger.accounted_until - created) // timedelta(milliseconds=1)
         assert total(ledger) == wall * self.workers
-        until = self.status.finished_at if is_finished(self.status) else None
-        assert until is None or ledger.accounted_until == until
+        if is_finished(self.status):
+            succeeded = self.is_true(ConditionType.SUCCEEDED)
+            ended = self.status.attempt if succeeded else None
+            assert ledger.accounted_until == (ended.ended_at if ended else self.status.finished_at)
 
     async def check_rest(self, seconds: float = 20.0) -> None:
         """Assert that nothing is written where nothing happens, but the ledger now and then."""

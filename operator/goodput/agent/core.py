@@ -580,8 +580,11 @@ class Core:
         run = self._run
         if run is None:
             return None
-        # Python's sort is stable, and so the first failure, with its lines, stays first.
-        exits = sorted(run.exits.values(), key=lambda end: end.exit_code == 0)
+        # Failures in their order, the first with its lines; then the last who ended well, whose
+        # end is that of the work.
+        exits = sorted(
+            run.exits.values(), key=lambda end: float("-inf") if end.exit_code else -end.at
+        )
         progress = run.progress
         if self._tracker:
             step, at = self._tracker

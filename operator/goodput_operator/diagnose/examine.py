@@ -292,6 +292,29 @@ def succeeded(worker: Worker, attempt: int) -> bool:
     )
 
 
+def succeeded_at(worker: Worker, attempt: int) -> datetime | None:
+    """Return when the last process of a worker that has succeeded ended; None: nobody knows it.
+
+    As its agent says, else the kubelet: that is up to ten minutes later, for which an agent that
+    is not heard waits to be told to leave.
+    """
+    run = worker.run_of(attempt)
+    if run is not None and run.exits and worker.agent is not None:
+        return worker.agent.time_of(max(end.at for end in run.exits))
+    return worker.pod.ended.at if worker.pod is not None and worker.pod.ended else None
+
+
+def knows(workers: Iterable[Worker]) -> bool:
+    """Return whether all of them have been heard of, as far as they can be.
+
+    An operator that has just begun to listen does not know yet how far the training is, nor who
+    is ready to join it.
+    """
+    return not any(
+        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in workers
+    )
+
+
 def stands_still(progress: GangProgress, now: datetime) -> bool | None:
     """Return whether the gang makes no step; None when it gives no sign by which to tell."""
     if progress.step_at is None:

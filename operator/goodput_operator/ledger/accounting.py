@@ -23,6 +23,7 @@ The borders, each with its reason:
   world until it is closed: the missing ones' time, whatever becomes of the others' (startup,
   work, loss).
 - `spare`: while a gang trains, the time of those who stand by to take a lost worker's place.
+A job that succeeds ends with its last process, whenever that is heard of.
 The sum of all buckets and the unsettled rest is accelerators × time since creation. Of a job of
 fixed size these are the whole gang's. Of one that is elastic or has spares they are those that
 are wanted or held, whichever are more, as the last write of the status has it: a change counts

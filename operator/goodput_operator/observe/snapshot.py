@@ -35,11 +35,12 @@ class NodeHealth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the trainer's container ended, in the kubelet's words."""
+    """How the trainer's container ended, in the kubelet's words; `at`: in whole seconds."""
 
     exit_code: int
     reason: str
     message: str
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +320,7 @@ def _ending(status: Mapping[str, Any]) -> Ending | None:
                 int(ended.get("exitCode", 0)),
                 ended.get("reason") or "",
                 ended.get("message") or status.get("message") or "",
+                parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
             )
     phase = status.get("phase")
     if phase in ("Succeeded", "Failed"):

@@ -7,9 +7,9 @@ lost. A training that cannot be asked trains on until they are really gone.
 
 from goodput_operator.api.base import truncate
 from goodput_operator.api.status import AttemptState
-from goodput_operator.diagnose.examine import succeeded, where
+from goodput_operator.diagnose.examine import knows, succeeded, where
 from goodput_operator.plan.attempt import stop
-from goodput_operator.plan.saving import ask, can_save, has_saved, knows, unasked
+from goodput_operator.plan.saving import ask, can_save, has_saved, unasked
 from goodput_operator.plan.steps import earliest
 from goodput_operator.plan.view import Step, View
 

@@ -153,6 +153,8 @@ def worth_writing(
     since = before.ledger.accounted_until
     if decided or since is None:
         return True, again
+    if after.ledger.accounted_until == since:
+        return False, again
     if not at_rest and before.checkpoint != after.checkpoint:
         rhythm = timing.flush_durable_seconds
     elif not at_rest and (before.workers, before.conditions, before.slots) != (

@@ -2,7 +2,9 @@
 
 from goodput_operator.api.status import AttemptState
 
-PUBLISHED = (AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
+LIVE = (AttemptState.STARTING, AttemptState.RUNNING)
+"""The states of an attempt that is to train."""
+PUBLISHED = (*LIVE, AttemptState.STOPPING)
 """The states of an attempt in which processes of it may live."""
 
 SUSPENDED = "Suspended"

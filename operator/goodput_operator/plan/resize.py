@@ -15,7 +15,7 @@ from goodput_operator.api.status import (
     SlotStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, where
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, knows, where
 from goodput_operator.gang.placement import LEFT_OVER, NoRoom
 from goodput_operator.observe.snapshot import NodeHealth, Worker
 from goodput_operator.plan.attempt import avoiding, stop
@@ -30,7 +30,7 @@ from goodput_operator.plan.elastic import (
 )
 from goodput_operator.plan.members import by_age, is_ready
 from goodput_operator.plan.reasons import RESIZED, UNSCHEDULABLE
-from goodput_operator.plan.saving import ask, can_ask, has_saved, knows, question, unasked
+from goodput_operator.plan.saving import ask, can_ask, has_saved, question, unasked
 from goodput_operator.plan.sizing import grow_due, largest_legal, restart_price
 from goodput_operator.plan.view import Step, View, next_incarnation
 

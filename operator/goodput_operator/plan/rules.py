@@ -8,7 +8,7 @@ what follows a stop needs the agents' word.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from goodput_operator.api.base import truncate
@@ -22,7 +22,9 @@ from goodput_operator.diagnose.examine import (
     SILENCE_LIMIT_SECONDS,
     Finding,
     Kind,
+    knows,
     succeeded,
+    succeeded_at,
     where,
 )
 from goodput_operator.names import selector
@@ -47,13 +49,14 @@ from goodput_operator.plan.forming import (
 from goodput_operator.plan.notices import heed_notices
 from goodput_operator.plan.reasons import (
     DO_NOT_REQUEUE,
+    LIVE,
     NOT_CONFIRMED,
     PLANNED,
     SUSPENDED,
     TEMPLATE_ACCEPTED,
 )
 from goodput_operator.plan.resize import release_surplus, resize
-from goodput_operator.plan.saving import ask, ask_again, can_ask, has_saved, knows, question
+from goodput_operator.plan.saving import ask, ask_again, can_ask, has_saved, question
 from goodput_operator.plan.steps import earliest, fail, set_condition
 from goodput_operator.plan.view import (
     Step,
@@ -64,8 +67,6 @@ from goodput_operator.plan.view import (
 )
 
 Rule = Callable[[View], Step | None]
-
-LIVE = (AttemptState.STARTING, AttemptState.RUNNING)
 
 
 def first_visit(view: View) -> Step | None:
@@ -124,6 +125,11 @@ def next_deadline(view: View) -> Deadline | None:
                 + (f": {waits.message}" if waits is not None and waits.message else ""),
             )
         )
+    attempt = status.attempt
+    live = attempt is not None and attempt.state in LIVE
+    if live and not knows(view.gang):  # what is not heard yet may be that it was met
+        listened = view.snapshot.listening_since + timedelta(seconds=SILENCE_LIMIT_SECONDS)
+        deadlines = [replace(one, at=max(one.at, listened)) for one in deadlines]
     return min(deadlines, key=lambda one: one.at, default=None)
 
 
@@ -383,13 +389,35 @@ def open_attempt(view: View) -> Step | None:
     return Step(status, "Forming", f"attempt {status.attempt.number} is forming")
 
 
-def attempt_over(view: View) -> Step | None:
-    """Finish the job when every process has succeeded; stop the attempt when it has failed."""
+def all_succeeded(view: View) -> Step | None:
+    """Finish the job when every process has succeeded, and with the last of them its time."""
     attempt = view.status.attempt
     if attempt is None or attempt.state not in LIVE:
         return None
-    if all(succeeded(worker, attempt.number) for worker in view.gang):
-        return _succeed(view)
+    if not all(succeeded(worker, attempt.number) for worker in view.gang):
+        return None
+    times = [at for worker in view.gang if (at := succeeded_at(worker, attempt.number))]
+    begin = attempt.running_at or attempt.published_at or attempt.opened_at
+    ended_at = min(max([begin, *times]), view.now) if times else view.now
+    attempt = attempt.model_copy(
+        update={
+            "state": AttemptState.CLOSED,
+            "ended_at": truncate(ended_at),
+            "reason": "Succeeded",
+        }
+    )
+    status = view.status.model_copy(update={"attempt": attempt, "finished_at": truncate(view.now)})
+    message = f"all processes of attempt {attempt.number} ended with exit code 0"
+    status = set_condition(view, status, ConditionType.SUCCEEDED, True, "Completed", message)
+    status = set_condition(view, status, ConditionType.RECOVERING, False, "Completed", "")
+    return Step(status, "Succeeded", message)
+
+
+def attempt_failed(view: View) -> Step | None:
+    """Stop the attempt when one of its processes or workers has failed."""
+    attempt = view.status.attempt
+    if attempt is None or attempt.state not in LIVE:
+        return None
     cause = view.diagnosis.first_cause
     if cause is not None:
         status = stop(
@@ -403,27 +431,33 @@ def attempt_over(view: View) -> Step | None:
     return None
 
 
+def started(view: View) -> Step | None:
+    """Take a started attempt as running once all have confirmed, whatever has come of it since."""
+    attempt = view.status.attempt
+    if attempt is None or attempt.state is not AttemptState.STARTING or _unconfirmed(view):
+        return None
+    running_at = _running_at(view)
+    status = view.status.model_copy(
+        update={
+            "attempt": attempt.model_copy(
+                update={"state": AttemptState.RUNNING, "running_at": truncate(running_at)}
+            ),
+            "started_at": view.status.started_at or truncate(running_at),
+            "recovery": view.status.recovery.model_copy(update={"start_failures": 0}),
+        }
+    )
+    status = with_exposure(status, 0, view.now)
+    if not status.checkpoint.fenced:  # else the first step ends it
+        status = with_restart_measured(status, running_at)
+    return Step(status, "Running", f"all processes of attempt {attempt.number} are started")
+
+
 def starting(view: View) -> Step | None:
-    """Take a started attempt as running once all have confirmed; form it again when some do not."""
+    """Form a started attempt again when some do not confirm."""
     attempt = view.status.attempt
     if attempt is None or attempt.state is not AttemptState.STARTING:
         return None
-    waiting = [worker for worker in view.gang if not _confirmed(view, worker)]
-    if not waiting:
-        running_at = _running_at(view)
-        status = view.status.model_copy(
-            update={
-                "attempt": attempt.model_copy(
-                    update={"state": AttemptState.RUNNING, "running_at": truncate(running_at)}
-                ),
-                "started_at": view.status.started_at or truncate(running_at),
-                "recovery": view.status.recovery.model_copy(update={"start_failures": 0}),
-            }
-        )
-        status = with_exposure(status, 0, view.now)
-        if not status.checkpoint.fenced:  # else the first step ends it
-            status = with_restart_measured(status, running_at)
-        return Step(status, "Running", f"all processes of attempt {attempt.number} are started")
+    waiting = _unconfirmed(view)
     limit = (attempt.published_at or view.now) + timedelta(seconds=view.timing.confirm_seconds)
     vanished = any(one.kind is Kind.REPORTS_VANISHED for one in view.diagnosis.findings)
     if view.now >= limit and not vanished:
@@ -434,6 +468,10 @@ def starting(view: View) -> Step | None:
         return Step(status, NOT_CONFIRMED, message)
     recheck = limit if view.now < limit else view.now + timedelta(seconds=5)
     return Step(view.status, "Starting", recheck_at=earliest(view, recheck))
+
+
+def _unconfirmed(view: View) -> list[Worker]:
+    return [worker for worker in view.gang if not _confirmed(view, worker)]
 
 
 def _confirmed(view: View, worker: Worker) -> bool:
@@ -463,17 +501,6 @@ def running(view: View) -> Step | None:
     return Step(view.status, "Training", recheck_at=view.diagnosis.recheck_at)
 
 
-def _succeed(view: View) -> Step:
-    attempt = view.attempt.model_copy(
-        update={"state": AttemptState.CLOSED, "ended_at": truncate(view.now), "reason": "Succeeded"}
-    )
-    status = view.status.model_copy(update={"attempt": attempt, "finished_at": truncate(view.now)})
-    message = f"all processes of attempt {attempt.number} ended with exit code 0"
-    status = set_condition(view, status, ConditionType.SUCCEEDED, True, "Completed", message)
-    status = set_condition(view, status, ConditionType.RECOVERING, False, "Completed", "")
-    return Step(status, "Succeeded", message)
-
-
 def _cleanup_at(view: View) -> datetime | None:
     times = []
     finished_at = view.status.finished_at or view.now
@@ -492,6 +519,8 @@ def _if_changed(view: View, status: TrainingJobStatus, reason: str) -> Step | No
 RULES: tuple[Rule, ...] = (
     first_visit,
     finished,
+    started,
+    all_succeeded,
     deadline,
     suspend_running,
     stopping,
@@ -500,7 +529,7 @@ RULES: tuple[Rule, ...] = (
     resume,
     template_invalid,
     open_attempt,
-    attempt_over,
+    attempt_failed,
     ask_again,
     heed_notices,
     release_surplus,

@@ -3,14 +3,12 @@
 The question and its deadline are in the attempt's status, so a restarted operator asks the same.
 """
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from goodput_operator.api.base import truncate
 from goodput_operator.api.spec import GRACEFUL_SECONDS
 from goodput_operator.api.status import AttemptState, TrainingJobStatus
-from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, stands_still
-from goodput_operator.observe.snapshot import Worker
+from goodput_operator.diagnose.examine import knows, stands_still
 from goodput_operator.plan.steps import earliest
 from goodput_operator.plan.view import Step, View
 
@@ -39,17 +37,6 @@ def can_save(view: View) -> bool:
     """Return whether the training that runs can be asked to save."""
     running = view.attempt.state is AttemptState.RUNNING
     return running and view.diagnosis.progress.can_save and view.status.checkpoint.fenced
-
-
-def knows(workers: Iterable[Worker]) -> bool:
-    """Return whether all of them have been heard of, as far as they can be.
-
-    An operator that has just begun to listen does not know yet how far the training is, nor who
-    is ready to join it.
-    """
-    return not any(
-        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in workers
-    )
 
 
 def ask(view: View, by: datetime | None = None) -> TrainingJobStatus:

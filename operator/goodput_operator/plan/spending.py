@@ -11,11 +11,11 @@ from goodput_operator.api.status import (
     LedgerStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import GangProgress
+from goodput_operator.diagnose.examine import GangProgress, knows
 from goodput_operator.ledger.accounting import Account, Span
 from goodput_operator.plan.attempt import is_newer
 from goodput_operator.plan.incidents import Prices, open_incident, shrinking_incident
-from goodput_operator.plan.reasons import PLANNED, PUBLISHED, SUSPENDED
+from goodput_operator.plan.reasons import LIVE, PLANNED, PUBLISHED, SUSPENDED
 from goodput_operator.plan.view import View, is_finished, is_true
 
 
@@ -32,7 +32,7 @@ def account_for(
     the first step of the next attempt that is all of it but work; later only the time of workers
     that are missing since a shrink.
     """
-    if is_finished(before):
+    if is_finished(before) or _is_yet_to_be_told(before, after, view):
         return before.ledger, {}
     attempt, counted = before.attempt, _counted(before, view)
     training = view.accelerators * sum(1 for slot in before.slots if slot.rank >= 0)
@@ -57,6 +57,17 @@ def account_for(
     else:
         _account_for_training(account, before, after, ended or attempt, progress, view)
     return account.close(_to_count(view)), account.prices
+
+
+def _is_yet_to_be_told(before: TrainingJobStatus, after: TrainingJobStatus, view: View) -> bool:
+    """Return whether the gang trains as far as we know, who have just begun to listen to it.
+
+    It may have ended its work while no operator was there.
+    """
+    was, now = before.attempt, after.attempt
+    if was is None or now is None or was.number != now.number:
+        return False
+    return was.state in LIVE and now.state in LIVE and not knows(view.gang)
 
 
 def _payer_of_idleness(before: TrainingJobStatus, bucket: Bucket) -> int | None:
@@ -113,7 +124,6 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     account.charge(None)
     if succeeded:
         account.settle(Bucket.PRODUCTIVE)
-        account.add([Span(now, Bucket.PRODUCTIVE)])
         return
     if attempt.ended_at is None:
         return

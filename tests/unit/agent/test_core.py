@@ -278,6 +278,18 @@ def test_failures_come_before_successes_in_the_report() -> None:
     assert [end.rank for end in agent.run.exits] == [3, 2]
 
 
+def test_of_many_successes_the_last_is_reported_for_it_ends_the_work() -> None:
+    agent = Played()
+    agent.told_to_run(1, processes=64)
+    for rank in range(64, 128):
+        agent.core.spawned(1, rank, agent.now)
+    for rank in range(64, 128):
+        agent.later(10)
+        agent.exited(rank, 0)
+    assert agent.run.succeeded
+    assert max(end.at for end in agent.run.exits) == agent.now
+
+
 def test_a_worker_has_succeeded_when_all_its_processes_ended_with_zero() -> None:
     agent = Played().running()
     agent.exited(2, 0)

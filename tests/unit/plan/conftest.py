@@ -260,14 +260,20 @@ class World:
         )
         self._heartbeat(agent)
 
-    def finish(self) -> None:
-        """All processes end well."""
+    def finish(self, seconds_ago: float = 0) -> None:
+        """All processes end well, or have without our hearing of it yet."""
         for agent in self.agents.values():
-            self._finish(agent)
+            self._finish(agent, seconds_ago)
 
     def finish_worker(self, slot: int) -> None:
         """The processes of one worker end well."""
         self._finish(self.agent(slot))
+
+    def forget(self) -> None:
+        """Another operator takes over: it has heard of no agent yet."""
+        self.listening_since = self.now
+        for agent in self.agents.values():
+            agent.sequence = 0
 
     def delete_pod(self, name: str, *, at_once: bool = True) -> None:
         """Somebody deletes a pod."""
@@ -350,9 +356,11 @@ class World:
 
     # --- inside -------------------------------------------------------------------------
 
-    def _finish(self, agent: Agent) -> None:
+    def _finish(self, agent: Agent, seconds_ago: float = 0) -> None:
         if agent.run is not None and agent.run.alive:
-            agent.run = replace(agent.run, alive=0, succeeded=True)
+            at = self._clock() - int(1000 * seconds_ago)
+            ended = (ProcessExit(rank=0, at=at, exit_code=0, reason="Completed"),)
+            agent.run = replace(agent.run, alive=0, succeeded=True, exits=ended)
             self._heartbeat(agent)
 
     def _state(self) -> object:

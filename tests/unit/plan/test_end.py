@@ -4,7 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from goodput_operator.api.base import format_time
 from goodput_operator.api.status import AttemptState, ConditionType
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
 
 
 def test_a_finished_job_is_deleted_when_its_time_to_live_is_over(training) -> None:
@@ -70,6 +72,81 @@ def test_a_job_has_succeeded_only_when_its_last_worker_has(training) -> None:
         world.jump(1)
     assert world.true(ConditionType.SUCCEEDED)
     assert world.attempt.state is AttemptState.CLOSED
+
+
+def test_a_jobs_time_ends_with_its_last_process_not_when_the_operator_hears_of_it(
+    training,
+) -> None:
+    world = training(3, commit=None, step=5)
+    world.settle()
+    began = world.now
+    world.jump(100)
+    world.forget()
+    world.visit()  # somebody new, who has heard nothing yet
+    world.finish(seconds_ago=40)
+    world.settle()
+    assert world.true(ConditionType.SUCCEEDED)
+    assert world.attempt.ended_at == world.status.ledger.accounted_until
+    assert world.attempt.ended_at == began + timedelta(seconds=60)
+    assert world.status.finished_at == world.now
+    assert world.status.ledger.unsettled_milliseconds == 0
+    world.assert_ledger_sums()
+
+
+def test_of_a_pod_that_has_left_the_kubelet_says_when_its_work_ended(training) -> None:
+    world = training(2)
+    world.jump(90)
+    for pod in world.pods.values():
+        done = {"exitCode": 0, "finishedAt": format_time(world.now - timedelta(seconds=30))}
+        container = {"name": "trainer", "state": {"terminated": done}}
+        pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
+    world.forget()
+    world.visit()
+    assert world.true(ConditionType.SUCCEEDED)
+    assert world.attempt.ended_at == world.now - timedelta(seconds=30)
+    world.assert_ledger_sums()
+
+
+def test_a_clock_that_goes_wrong_moves_no_end_out_of_the_attempt(training) -> None:
+    world = training(1)
+    (pod,) = world.pods.values()
+    done = {"exitCode": 0, "finishedAt": "1999-01-01T00:00:00Z"}
+    container = {"name": "trainer", "state": {"terminated": done}}
+    pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
+    world.forget()
+    world.visit()
+    assert world.attempt.ended_at == world.attempt.running_at
+    world.assert_ledger_sums()
+
+
+def test_a_deadline_that_was_met_while_no_operator_was_there_is_met(training) -> None:
+    world = training(2, activeDeadlineSeconds=600)
+    world.jump(700)
+    world.forget()
+    plan = world.visit()
+    assert not world.true(ConditionType.FAILED)
+    assert plan.recheck_at == world.now + timedelta(seconds=SILENCE_LIMIT_SECONDS)
+    world.finish(seconds_ago=300)
+    world.settle()
+    assert world.true(ConditionType.SUCCEEDED)
+
+
+def test_a_deadline_waits_for_the_unheard_no_longer_than_their_silence_lasts(training) -> None:
+    world = training(2, activeDeadlineSeconds=600)
+    world.jump(700)
+    world.forget()
+    world.visit()
+    world.jump(SILENCE_LIMIT_SECONDS)
+    world.visit()
+    assert world.condition(ConditionType.FAILED).reason == "DeadlineExceeded"
+
+
+def test_a_job_that_has_ended_well_is_not_suspended(training) -> None:
+    world = training(2, sdk=False)
+    world.spec["suspend"] = True
+    world.finish()
+    world.settle()
+    assert world.true(ConditionType.SUCCEEDED)
 
 
 def test_an_operator_that_has_just_begun_to_listen_gives_the_agents_their_time_to_leave(

@@ -325,3 +325,48 @@ def test_the_clock_stays_with(training, unrest) -> None:
     plan = world.visit()
     assert plan.vigil is None
     assert plan.recheck_at < world.now + timedelta(seconds=STARTING_SILENCE_LIMIT_SECONDS + 1)
+
+
+def published(world: World) -> None:
+    """Let a gang start, and its operator go before it has heard of it."""
+    while world.status.attempt is None or world.attempt.state is not AttemptState.STARTING:
+        world.visit()
+        if world.attempt.state is not AttemptState.STARTING:
+            world.obey()
+    world.obey()
+
+
+def test_what_was_worked_before_anybody_heard_of_the_start_was_work(make_world) -> None:
+    world = make_world(2, startDeadlineSeconds=600)
+    published(world)
+    world.jump(1)
+    world.train(1)
+    world.jump(1000)
+    world.finish(seconds_ago=300)
+    world.forget()
+    for agent in world.agents.values():
+        agent.sequence = 1
+    world.settle()
+    assert world.true(ConditionType.SUCCEEDED)
+    assert world.status.started_at == world.attempt.running_at
+    assert world.spent(Bucket.PRODUCTIVE) == 2 * 700
+    world.assert_ledger_sums()
+
+
+def test_a_fault_after_a_start_that_nobody_heard_of_loses_what_was_not_saved(make_world) -> None:
+    world = make_world(2)
+    published(world)
+    world.jump(1)
+    world.train(1)
+    world.jump(400)
+    world.train(401, commit=401)
+    world.jump(100)
+    world.fail(1, seconds_ago=60)
+    world.fail(0, seconds_ago=59)
+    world.settle()
+    assert world.attempt.number == 2
+    assert world.spent(Bucket.PRODUCTIVE) == 2 * 400
+    assert world.spent(Bucket.LOST_WORK) == 2 * 40
+    assert world.spent(Bucket.DETECTION) == 2 * 60
+    world.assert_ledger_sums()
+    world.assert_prices_sum()
