@@ -130,14 +130,17 @@ class GangProgress:
 
     def steps_until_told(self, now: datetime) -> int:
         """Return how many steps will be finished before all ranks know what they are asked now."""
-        ahead_seconds = (now - (self.step_at or now)).total_seconds() + SAVE_NOTICE_SECONDS
+        # Of steps that were finished longer ago than this we would have heard.
+        unheard = min(now - (self.step_at or now), timedelta(seconds=SILENCE_LIMIT_SECONDS))
+        ahead_seconds = unheard.total_seconds() + SAVE_NOTICE_SECONDS
         return max(1, math.ceil(ahead_seconds * 1000 / max(1, self.step_milliseconds or 1))) + 1
 
     def saved_at(self, now: datetime) -> datetime:
         """Return when a step is finished that the training is asked now to save."""
         step_seconds = min(max(1, self.step_milliseconds or 1) / 1000, LONGEST_STILL_SECONDS)
+        pauses_since = now - timedelta(seconds=SILENCE_LIMIT_SECONDS + step_seconds)
         until = self.steps_until_told(now) * step_seconds
-        return (self.step_at or now) + timedelta(seconds=until)
+        return max(self.step_at or now, pauses_since) + timedelta(seconds=until)
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ def suspend_running(view: View) -> Step | None:
         reason=SUSPENDED,
         message="spec.suspend is true" + (f"; before that, {cause.message}" if cause else ""),
         charged=False,
-        ended_at=view.now,
+        ended_at=_fault_at(view) or view.now,
     )
     return Step(status, "Suspend", "spec.suspend is true: the attempt is stopped")
 
@@ -425,10 +425,15 @@ def attempt_failed(view: View) -> Step | None:
             reason=cause.reason if cause.requeue else DO_NOT_REQUEUE,
             message=cause.message,
             charged=cause.charged,
-            ended_at=min(one.at for one in view.diagnosis.findings if one.certain),
+            ended_at=_fault_at(view) or view.now,
         )
         return Step(status, cause.reason, cause.message)
     return None
+
+
+def _fault_at(view: View) -> datetime | None:
+    """Return when the first fault was, None when there is none."""
+    return min((one.at for one in view.diagnosis.findings if one.certain), default=None)
 
 
 def started(view: View) -> Step | None:

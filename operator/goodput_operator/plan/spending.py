@@ -127,12 +127,10 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
         return
     if attempt.ended_at is None:
         return
-    planned = attempt.reason in PLANNED
     account.charge(attempt.number)
-    if not planned:
-        account.reclassify_tail(end, Bucket.DETECTION)
+    account.reclassify_tail(end, Bucket.DETECTION)
     _settle_loss(account, before, after, attempt, progress)
-    account.add([Span(now, Bucket.RECOVERY if planned else Bucket.DETECTION)])
+    account.add([Span(now, Bucket.DETECTION)])
 
 
 def _account_for_stopping(  # noqa: PLR0917 – as above

@@ -6,6 +6,7 @@ import pytest
 
 from goodput.protocol import Disk
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+from goodput_operator.diagnose.examine import SAVE_NOTICE_SECONDS, SILENCE_LIMIT_SECONDS
 from goodput_operator.observe.snapshot import TemplateAnswer
 
 UNBOUND = {
@@ -157,6 +158,38 @@ def test_a_fault_while_the_job_is_about_to_be_suspended_is_not_charged(training)
     assert "ValueError: boom" in world.attempt.message
     world.assert_ledger_sums()
     world.assert_prices_sum()
+
+
+@pytest.mark.parametrize("suspend", [False, True], ids=["and goes on", "and is suspended"])
+def test_time_in_which_a_dead_gang_was_waited_for_is_detection(training, suspend: bool) -> None:
+    world = training(4, commit=10, step=12)
+    world.spec["suspend"] = suspend
+    world.visit()
+    world.lose_node("node-1")
+    for _ in range(15):
+        world.jump(1)
+        for agent in world.agents.values():
+            world._heartbeat(agent)
+        world.settle()
+    assert world.spent(Bucket.DETECTION) == pytest.approx(4 * SILENCE_LIMIT_SECONDS, abs=4 * 2)
+    assert world.spent(Bucket.LOST_WORK) == 4 * 2
+    world.assert_ledger_sums()
+    world.assert_prices_sum()
+
+
+@pytest.mark.parametrize("pause", [100, 350])
+def test_a_training_that_pauses_is_asked_for_a_step_that_it_reaches_soon(training, pause) -> None:
+    world = training(2, commit=10)
+    world.pass_time(pause)  # an evaluation
+    world.spec["suspend"] = True
+    world.settle()
+    asked = world.attempt.save_step
+    assert asked is not None
+    assert asked <= 12 + SILENCE_LIMIT_SECONDS + SAVE_NOTICE_SECONDS + 1
+    world.pass_time(pause)
+    world.train(asked, commit=asked)
+    world.settle()
+    assert world.status.checkpoint.last_durable_step == asked
 
 
 def test_a_job_that_is_resumed_is_not_said_to_be_suspended(training) -> None:

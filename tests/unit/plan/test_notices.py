@@ -154,9 +154,25 @@ def test_a_shorter_notice_shortens_the_time_to_save(training: MakeWorld) -> None
     assert by is not None
     world.end_pod(1)
     world.settle()
-    assert world.attempt.save_step == asked
-    assert world.attempt.save_by is not None
-    assert world.attempt.save_by < by - timedelta(seconds=60)
+    assert (world.attempt.number, world.attempt.save_step) == (1, asked)
+    world.pass_time(25)
+    assert (world.attempt.number, world.attempt.restore_step) == (2, 10)
+    assert world.now < by - timedelta(seconds=60)
+
+
+def test_a_notice_that_is_taken_back_leaves_a_suspension_its_time(training: MakeWorld) -> None:
+    world = training(4)
+    world.spec["suspend"] = True
+    world.settle()
+    by = world.attempt.save_by
+    assert by is not None
+    world.taint(node_of(world, 1), SPOT)
+    world.pass_time(60)
+    world.taint(node_of(world, 1))
+    world.pass_time((by - world.now).total_seconds() - 1)
+    assert world.attempt.state is AttemptState.RUNNING
+    world.pass_time(1)
+    assert world.attempt.reason == "Suspended"
 
 
 def test_a_notice_that_is_taken_back_changes_nothing(training: MakeWorld) -> None:
