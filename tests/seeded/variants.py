@@ -549,17 +549,34 @@ _ALL = (
         RULES,
         "ended_at = min(max([begin, *times]), view.now) if times else view.now",
         "ended_at = view.now",
-        "tests/unit/plan/test_end.py"
+        "tests/unit/plan/test_outage.py"
         "::test_a_jobs_time_ends_with_its_last_process_not_when_the_operator_hears_of_it",
     ),
     _bug(
-        "untold-time-counted",
-        "who has just begun to listen counts a gang's time before it has heard of the gang",
+        "outage-stays-work",
+        "what was counted as work after a job's end is not taken back",
         SPENDING,
-        " or _is_yet_to_be_told(before, after, view):",
-        ":",
-        "tests/unit/plan/test_end.py"
-        "::test_a_jobs_time_ends_with_its_last_process_not_when_the_operator_hears_of_it",
+        "        account.take_back(end)\n",
+        "",
+        "tests/unit/plan/test_outage.py"
+        "::test_so_it_does_when_an_operator_was_there_and_could_not_hear_of_it",
+    ),
+    _bug(
+        "outage-is-no-start",
+        "an operator that comes back ends a start that it could not have heard of",
+        RULES,
+        "    told_since = max(attempt.published_at or view.now, view.snapshot.listening_since)\n",
+        "    told_since = attempt.published_at or view.now\n",
+        "tests/unit/plan/test_outage.py::test_a_training_whose_start_nobody_had_heard_of_trains_on",
+    ),
+    _bug(
+        "outage-is-no-stop",
+        "an operator that comes back replaces whoever it has not told to stop yet",
+        ATTEMPT,
+        "max(view.attempt.stopping_at or view.now, view.snapshot.listening_since)",
+        "view.attempt.stopping_at or view.now",
+        "tests/unit/plan/test_outage.py"
+        "::test_those_who_were_to_stop_are_told_once_more_before_their_pods_are_replaced",
     ),
     _bug(
         "unconfirmed-start-waited-for",
@@ -829,9 +846,8 @@ _ALL = (
         "acts-before-it-has-heard",
         "an operator that has just begun to listen takes nobody's word for no word",
         EXAMINE,
-        "        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in "
-        "workers\n",
-        "        one is None for one in workers\n",
+        "        one.agent is None\n        and one.silent_seconds < SILENCE_LIMIT_SECONDS\n",
+        "        one is None\n        and one.silent_seconds < SILENCE_LIMIT_SECONDS\n",
         "tests/unit/plan/test_elastic.py"
         "::test_an_operator_that_has_heard_nobody_yet_asks_before_it_acts",
     ),

@@ -42,6 +42,8 @@ _RESHARD_ERROR = "ReshardError"
 """The name of the SDK's exception, as it ends a traceback."""
 SIGKILL = 9
 
+TELLING_SECONDS = 1.0
+"""From the end of a step until a report can tell of it: the SDK says its steps four a second."""
 SAVE_NOTICE_SECONDS = 3.0
 """From the question to save until the step in question ends, at least: all ranks must know."""
 
@@ -94,6 +96,7 @@ class GangProgress:
     """What the trainers of the current attempt said, taken together; times are ours.
 
     Attributes:
+        heard_at: when the newest report came that this is taken from.
         sdk: the processes use the SDK.
         checkpoints: they save and restore by it, too: a restore has begun, or there is a commit.
         signal: there is any sign of progress, from the SDK or a tracker file.
@@ -104,6 +107,7 @@ class GangProgress:
             nothing was, or not yet.
     """
 
+    heard_at: datetime | None = None
     sdk: bool = False
     checkpoints: bool = False
     signal: bool = False
@@ -130,17 +134,20 @@ class GangProgress:
 
     def steps_until_told(self, now: datetime) -> int:
         """Return how many steps will be finished before all ranks know what they are asked now."""
-        # Of steps that were finished longer ago than this we would have heard.
-        unheard = min(now - (self.step_at or now), timedelta(seconds=SILENCE_LIMIT_SECONDS))
-        ahead_seconds = unheard.total_seconds() + SAVE_NOTICE_SECONDS
+        ahead_seconds = (now - self._heard_of(now)).total_seconds() + SAVE_NOTICE_SECONDS
         return max(1, math.ceil(ahead_seconds * 1000 / max(1, self.step_milliseconds or 1))) + 1
 
     def saved_at(self, now: datetime) -> datetime:
         """Return when a step is finished that the training is asked now to save."""
         step_seconds = min(max(1, self.step_milliseconds or 1) / 1000, LONGEST_STILL_SECONDS)
-        pauses_since = now - timedelta(seconds=SILENCE_LIMIT_SECONDS + step_seconds)
         until = self.steps_until_told(now) * step_seconds
-        return max(self.step_at or now, pauses_since) + timedelta(seconds=until)
+        underway_since = self._heard_of(now) - timedelta(seconds=step_seconds)
+        return max(self.step_at or now, underway_since) + timedelta(seconds=until)
+
+    def _heard_of(self, now: datetime) -> datetime:
+        """Return since when steps may have been finished that nobody has told of yet."""
+        told = (self.heard_at or now) - timedelta(seconds=TELLING_SECONDS)
+        return max(self.step_at or now, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +248,7 @@ def gang_progress(workers: Iterable[Worker], attempt: int) -> GangProgress:
     ended = [a.time_of(p.restore_ended_at) for a, p in said if p.restore_ended_at is not None]
     restored = [p.restored for _, p in said if p.restored is not None]
     return GangProgress(
+        heard_at=max((agent.received_at for agent, _ in said), default=None),
         sdk=any(progress.sdk for _, progress in said),
         checkpoints=any(
             p.sdk and (p.restore_began_at, p.restore_ended_at, p.committed) != (None, None, None)
@@ -298,23 +306,26 @@ def succeeded(worker: Worker, attempt: int) -> bool:
 def succeeded_at(worker: Worker, attempt: int) -> datetime | None:
     """Return when the last process of a worker that has succeeded ended; None: nobody knows it.
 
-    As its agent says, else the kubelet: that is up to ten minutes later, for which an agent that
-    is not heard waits to be told to leave.
+    As its agent says, else the kubelet, by its node's clock: that is up to ten minutes later, for
+    which an agent that is not heard waits to be told to leave.
     """
     run = worker.run_of(attempt)
-    if run is not None and run.exits and worker.agent is not None:
+    if run is not None and run.succeeded and run.exits and worker.agent is not None:
         return worker.agent.time_of(max(end.at for end in run.exits))
     return worker.pod.ended.at if worker.pod is not None and worker.pod.ended else None
 
 
 def knows(workers: Iterable[Worker]) -> bool:
-    """Return whether all of them have been heard of, as far as they can be.
+    """Return whether all who can still speak have been heard of, or silent for too long.
 
     An operator that has just begun to listen does not know yet how far the training is, nor who
     is ready to join it.
     """
     return not any(
-        one.agent is None and one.silent_seconds <= SILENCE_LIMIT_SECONDS for one in workers
+        one.agent is None
+        and one.silent_seconds < SILENCE_LIMIT_SECONDS
+        and not (one.succeeded or (one.pod is not None and one.pod.ended))
+        for one in workers
     )
 
 

@@ -23,7 +23,7 @@ The borders, each with its reason:
   world until it is closed: the missing ones' time, whatever becomes of the others' (startup,
   work, loss).
 - `spare`: while a gang trains, the time of those who stand by to take a lost worker's place.
-A job that succeeds ends with its last process, whenever that is heard of.
+The account of a job that succeeds ends with its last process, however late that is heard of.
 The sum of all buckets and the unsettled rest is accelerators × time since creation. Of a job of
 fixed size these are the whole gang's. Of one that is elastic or has spares they are those that
 are wanted or held, whichever are more, as the last write of the status has it: a change counts
@@ -148,6 +148,14 @@ class Account:
             ended_at: see `settle`.
         """
         self._tally.move(self._work_since(since, ended_at), bucket)
+
+    def take_back(self, since: datetime) -> None:
+        """End the account at `since`: what was counted as work after that was none.
+
+        Nothing else of the account can be taken back, for no counter may go back: where other
+        accelerators' time was counted beside it, or the work is settled, all of it stays.
+        """
+        self._tally.take_back(_milliseconds(since))
 
     def close(self, accelerators: int) -> LedgerStatus:
         """Return the ledger to persist, its buckets in their one order.

@@ -60,6 +60,13 @@ class Tally:
         self.unsettled -= moved
         self._put(bucket, moved)
 
+    def take_back(self, since: int) -> None:
+        """Un-count the unsettled work since then, unless anything else was counted with it."""
+        amount = (self.until - since) * self.weight
+        if 0 < amount <= self.unsettled and not self.missing and not self.spare:
+            self.unsettled -= amount
+            self.until = since
+
     def _put(self, bucket: Bucket, amount: int) -> None:
         self.buckets[bucket] = self.buckets.get(bucket, 0) + amount
         if self.payer is not None and amount and bucket is not Bucket.PRODUCTIVE:

@@ -247,6 +247,12 @@ def _remembered(view: View, status: TrainingJobStatus, reason: str) -> TrainingJ
     return remembering(status, resize_began_at=None, interrupted_at=since)
 
 
+def stuck(view: View) -> bool:
+    """Return whether who has not stopped by now is given up: it was told to for long enough."""
+    told_since = max(view.attempt.stopping_at or view.now, view.snapshot.listening_since)
+    return view.now - told_since > timedelta(seconds=view.timing.stuck_seconds)
+
+
 def stopped(worker: Worker, attempt: int) -> bool:
     """Return whether it is certain that no process of `attempt` lives in this worker.
 

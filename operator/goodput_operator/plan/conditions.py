@@ -1,7 +1,7 @@
 """The conditions and the phase: what a user reads first. They follow from the rest. Pure."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Literal
 
 from goodput_operator.api.status import AttemptState, ConditionType, TrainingJobStatus
@@ -47,10 +47,10 @@ def with_conditions(status: TrainingJobStatus, view: View, message: str) -> Trai
         (ConditionType.RUNNING, lambda: _running(status, view, message)),
         (
             ConditionType.PROGRESSING,
-            lambda: _progressing(status, view.diagnosis.progress, view.now),
+            lambda: _progressing(status, view),
         ),
         (ConditionType.DEGRADED, lambda: _degraded(status, view)),
-        (ConditionType.RECOVERING, lambda: _recovering(status, view.diagnosis.progress)),
+        (ConditionType.RECOVERING, lambda: _recovering(status, view)),
         (ConditionType.CHECKPOINT_FRESH, lambda: _fresh(status, view.diagnosis.progress)),
         (ConditionType.SUSPENDED, lambda: _default(status, ConditionType.SUSPENDED)),
         (ConditionType.SUCCEEDED, lambda: _default(status, ConditionType.SUCCEEDED)),
@@ -123,11 +123,13 @@ def _running(status: TrainingJobStatus, view: View, message: str) -> Sentence:
     return "False", str(attempt.state), message or f"attempt {attempt.number} is forming"
 
 
-def _progressing(status: TrainingJobStatus, progress: GangProgress, now: datetime) -> Sentence:
-    attempt = status.attempt
+def _progressing(status: TrainingJobStatus, view: View) -> Sentence | None:
+    attempt, progress = status.attempt, view.diagnosis.progress
     if attempt is None or attempt.state is not AttemptState.RUNNING:
         return "False", "NotRunning", ""
-    if progress.step_at is not None and stands_still(progress, now - PATIENCE):
+    if view.unheard:
+        return _default(status, ConditionType.PROGRESSING)
+    if progress.step_at is not None and stands_still(progress, view.now - PATIENCE):
         return "False", "StandsStill", "no step has been finished for more than a minute"
     began, saved_at = attempt.published_at, progress.tracker_step_at
     has_saved = saved_at is not None and began is not None and saved_at > began
@@ -151,9 +153,9 @@ def _degraded(status: TrainingJobStatus, view: View) -> Sentence:
     return "False", "AsWanted", ""
 
 
-def _recovering(status: TrainingJobStatus, progress: GangProgress) -> Sentence | None:
-    attempt = status.attempt
-    if attempt is None or attempt.state is not AttemptState.RUNNING:
+def _recovering(status: TrainingJobStatus, view: View) -> Sentence | None:
+    attempt, progress = status.attempt, view.diagnosis.progress
+    if attempt is None or attempt.state is not AttemptState.RUNNING or view.unheard:
         return _default(status, ConditionType.RECOVERING)
     if progress.sdk and attempt.first_step_at is None:
         return _default(status, ConditionType.RECOVERING)

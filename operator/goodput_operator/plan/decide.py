@@ -16,7 +16,7 @@ from goodput_operator.errors import GoodputError
 from goodput_operator.observe.agents import Vigil
 from goodput_operator.observe.snapshot import JobSnapshot, PodView
 from goodput_operator.plan.answers import answers
-from goodput_operator.plan.attempt import stopped
+from goodput_operator.plan.attempt import stopped, stuck
 from goodput_operator.plan.incidents import ends_told
 from goodput_operator.plan.members import fit_sizes, size_problems, sizes_of
 from goodput_operator.plan.project import next_status, observe_reports, worth_writing
@@ -112,7 +112,9 @@ def decide(
     seen = view
     view, last, decisions, ended = _follow_rules(seen, status.attempt)
     after = next_status(status, seen, view, ended, last.message)
-    write, flush_at = worth_writing(status, after, now, timing)
+    write, flush_at = worth_writing(
+        status, after, now, timing, view.heard_by if view.unheard else None
+    )
     done = after.finished_at if is_finished(after) else None
     due = None if done else next_deadline(view)
     times = [
@@ -129,7 +131,7 @@ def decide(
         ),
         delete=(
             *_to_delete(spec, view.snapshot, done, now, timing),
-            *_stuck(after.attempt, view.snapshot, now, timing),
+            *_stuck(view),
         ),
         # An agent prunes by what it is told: nothing is acknowledged that a restart would forget.
         answers=answers(
@@ -166,18 +168,14 @@ def _follow_rules(
     )
 
 
-def _stuck(
-    attempt: AttemptStatus | None, snapshot: JobSnapshot, now: datetime, timing: Timing
-) -> tuple[PodView, ...]:
+def _stuck(view: View) -> tuple[PodView, ...]:
     """Return the pods whose agents do not say that they have stopped: the kubelet will."""
-    if attempt is None or attempt.state is not AttemptState.STOPPING:
-        return ()
-    begun = attempt.stopping_at or now
-    if now - begun <= timedelta(seconds=timing.stuck_seconds):
+    attempt = view.status.attempt
+    if attempt is None or attempt.state is not AttemptState.STOPPING or not stuck(view):
         return ()
     return tuple(
         worker.pod
-        for worker in snapshot.workers
+        for worker in view.snapshot.workers
         if worker.pod and not worker.pod.deleting and not stopped(worker, attempt.number)
     )
 

@@ -237,7 +237,8 @@ def _start_limit(view: View) -> datetime:
     created = [w.pod.created_at for w in view.snapshot.workers if w.pod is not None]
     begin = max([view.attempt.opened_at, *([min(created)] if created else [])])
     begin = max(begin, view.status.recovery.not_before or begin)  # the back-off is our wish
-    return begin + timedelta(seconds=view.spec.gang.start_timeout_seconds)
+    limit = begin + timedelta(seconds=view.spec.gang.start_timeout_seconds)
+    return max(limit, view.heard_by)
 
 
 def forming(view: View) -> Step | None:

@@ -37,8 +37,11 @@ def heed_notices(view: View) -> Step | None:
         if view.diagnosis.progress.saved_at(view.now) > due_at:
             return None
         return Step(ask(view, due_at), "SaveAsked", f"{message}; the training is asked to save")
-    if not has_saved(view) and view.now < due_at:
-        recheck = min(due_at, attempt.save_by)
-        return Step(view.status, "Saving", recheck_at=earliest(view, recheck))
+    if due_at < attempt.save_by:
+        sooner = attempt.model_copy(update={"save_by": due_at})
+        status = view.status.model_copy(update={"attempt": sooner})
+        return Step(status, notice.reason, message)
+    if not has_saved(view):
+        return Step(view.status, "Saving", recheck_at=earliest(view, attempt.save_by))
     status = stop(view, reason=notice.reason, message=message, charged=False, ended_at=view.now)
     return Step(status, notice.reason, message)

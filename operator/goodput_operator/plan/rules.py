@@ -35,6 +35,7 @@ from goodput_operator.plan.attempt import (
     sized_slots,
     stop,
     stopped,
+    stuck,
 )
 from goodput_operator.plan.elastic import remembering, with_exposure, with_restart_measured
 from goodput_operator.plan.forming import (
@@ -125,11 +126,8 @@ def next_deadline(view: View) -> Deadline | None:
                 + (f": {waits.message}" if waits is not None and waits.message else ""),
             )
         )
-    attempt = status.attempt
-    live = attempt is not None and attempt.state in LIVE
-    if live and not knows(view.gang):  # what is not heard yet may be that it was met
-        listened = view.snapshot.listening_since + timedelta(seconds=SILENCE_LIMIT_SECONDS)
-        deadlines = [replace(one, at=max(one.at, listened)) for one in deadlines]
+    if view.unheard:  # it may have been met while nobody was here
+        deadlines = [replace(one, at=max(one.at, view.heard_by)) for one in deadlines]
     return min(deadlines, key=lambda one: one.at, default=None)
 
 
@@ -281,11 +279,8 @@ def _harmless(view: View, worker: Worker) -> bool:
         return True
     if not view.status.checkpoint.fenced:
         return False
-    stuck = view.now - (attempt.stopping_at or view.now) > timedelta(
-        seconds=view.timing.stuck_seconds
-    )
     deleting = worker.pod is not None and worker.pod.deleting
-    return deleting or worker.slot in view.diagnosis.lost_slots or stuck
+    return deleting or worker.slot in view.diagnosis.lost_slots or stuck(view)
 
 
 def give_up(view: View) -> Step | None:
@@ -437,9 +432,14 @@ def _fault_at(view: View) -> datetime | None:
 
 
 def started(view: View) -> Step | None:
-    """Take a started attempt as running once all have confirmed, whatever has come of it since."""
+    """Take a started attempt as running once all have confirmed, whatever has come of it since.
+
+    A finished step confirms it, too, for it needs all of them.
+    """
     attempt = view.status.attempt
-    if attempt is None or attempt.state is not AttemptState.STARTING or _unconfirmed(view):
+    if attempt is None or attempt.state is not AttemptState.STARTING:
+        return None
+    if _unconfirmed(view) and view.diagnosis.progress.first_step_at is None:
         return None
     running_at = _running_at(view)
     status = view.status.model_copy(
@@ -451,7 +451,7 @@ def started(view: View) -> Step | None:
             "recovery": view.status.recovery.model_copy(update={"start_failures": 0}),
         }
     )
-    status = with_exposure(status, 0, view.now)
+    status = with_exposure(status, 0, running_at)
     if not status.checkpoint.fenced:  # else the first step ends it
         status = with_restart_measured(status, running_at)
     return Step(status, "Running", f"all processes of attempt {attempt.number} are started")
@@ -463,7 +463,8 @@ def starting(view: View) -> Step | None:
     if attempt is None or attempt.state is not AttemptState.STARTING:
         return None
     waiting = _unconfirmed(view)
-    limit = (attempt.published_at or view.now) + timedelta(seconds=view.timing.confirm_seconds)
+    told_since = max(attempt.published_at or view.now, view.snapshot.listening_since)
+    limit = told_since + timedelta(seconds=view.timing.confirm_seconds)
     vanished = any(one.kind is Kind.REPORTS_VANISHED for one in view.diagnosis.findings)
     if view.now >= limit and not vanished:
         message = f"{where(waiting[0])} did not confirm its start in time"

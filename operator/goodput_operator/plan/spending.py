@@ -11,11 +11,11 @@ from goodput_operator.api.status import (
     LedgerStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import GangProgress, knows
+from goodput_operator.diagnose.examine import GangProgress
 from goodput_operator.ledger.accounting import Account, Span
 from goodput_operator.plan.attempt import is_newer
 from goodput_operator.plan.incidents import Prices, open_incident, shrinking_incident
-from goodput_operator.plan.reasons import LIVE, PLANNED, PUBLISHED, SUSPENDED
+from goodput_operator.plan.reasons import PLANNED, PUBLISHED, SUSPENDED
 from goodput_operator.plan.view import View, is_finished, is_true
 
 
@@ -32,7 +32,7 @@ def account_for(
     the first step of the next attempt that is all of it but work; later only the time of workers
     that are missing since a shrink.
     """
-    if is_finished(before) or _is_yet_to_be_told(before, after, view):
+    if is_finished(before):
         return before.ledger, {}
     attempt, counted = before.attempt, _counted(before, view)
     training = view.accelerators * sum(1 for slot in before.slots if slot.rank >= 0)
@@ -57,17 +57,6 @@ def account_for(
     else:
         _account_for_training(account, before, after, ended or attempt, progress, view)
     return account.close(_to_count(view)), account.prices
-
-
-def _is_yet_to_be_told(before: TrainingJobStatus, after: TrainingJobStatus, view: View) -> bool:
-    """Return whether the gang trains as far as we know, who have just begun to listen to it.
-
-    It may have ended its work while no operator was there.
-    """
-    was, now = before.attempt, after.attempt
-    if was is None or now is None or was.number != now.number:
-        return False
-    return was.state in LIVE and now.state in LIVE and not knows(view.gang)
 
 
 def _payer_of_idleness(before: TrainingJobStatus, bucket: Bucket) -> int | None:
@@ -115,7 +104,8 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
     account.charge(interruption.attempt if interruption else None)
     account.add([Span(min(running_at or end, end), start)])
     if running_at is not None:
-        *before_work, work = _training_spans(attempt, progress, end)
+        sdk = progress.sdk or before.checkpoint.fenced
+        *before_work, work = _training_spans(attempt, progress, sdk, end)
         account.add(before_work)
         account.charge(shrinking.attempt if shrinking else None)
         account.add([work])
@@ -123,6 +113,7 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
         _settle_commits(account, before.checkpoint, progress, attempt.number, None)
     account.charge(None)
     if succeeded:
+        account.take_back(end)
         account.settle(Bucket.PRODUCTIVE)
         return
     if attempt.ended_at is None:
@@ -172,9 +163,11 @@ def _settle_loss(
     account.settle(Bucket.LOST_WORK if signal else Bucket.UNKNOWN)
 
 
-def _training_spans(attempt: AttemptStatus, progress: GangProgress, end: datetime) -> list[Span]:
+def _training_spans(
+    attempt: AttemptStatus, progress: GangProgress, sdk: bool, end: datetime
+) -> list[Span]:
     first_step_at = attempt.first_step_at or progress.first_step_at
-    if first_step_at is None and not progress.sdk:
+    if first_step_at is None and not sdk:
         return [Span(end, None)]
     begin = first_step_at or end
     spans = []

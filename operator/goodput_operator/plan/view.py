@@ -22,11 +22,11 @@ from goodput_operator.api.status import (
     SlotStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import Diagnosis, examine
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, Diagnosis, examine, knows
 from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.observe.snapshot import JobSnapshot, Worker, reseat
 from goodput_operator.plan.members import fit_sizes, ranked, wanted_size
-from goodput_operator.plan.reasons import PUBLISHED
+from goodput_operator.plan.reasons import LIVE, PUBLISHED
 
 SHORTEST_BACKOFF_SECONDS = 1
 """Between two failures, whatever the policy says: none would be a loop of API writes."""
@@ -127,6 +127,17 @@ class View:
         elastic = self.spec.elastic
         seconds = elastic.scale_up_snooze_time_seconds if elastic else SNOOZE_SECONDS
         return timedelta(seconds=seconds)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether the gang lives, and this operator has yet to hear of some of it."""
+        attempt = self.status.attempt
+        return attempt is not None and attempt.state in LIVE and not knows(self.gang)
+
+    @property
+    def heard_by(self) -> datetime:
+        """When all have been heard of who can be: before that, silence ends no time-out."""
+        return self.snapshot.listening_since + timedelta(seconds=SILENCE_LIMIT_SECONDS)
 
     @property
     def gang(self) -> tuple[Worker, ...]:

@@ -123,6 +123,32 @@ def test_no_more_is_taken_back_than_was_work() -> None:
     assert ledger.unsettled_milliseconds == 0
 
 
+@pytest.mark.parametrize(
+    ("since", "until", "unsettled"),
+    [
+        pytest.param(7, 7, 8_000, id="is taken back"),
+        pytest.param(2, 10, 14_000, id="stays where a part of it is settled"),
+        pytest.param(11, 10, 14_000, id="is none"),
+    ],
+)
+def test_work_after_the_end(since: float, until: float, unsettled: int) -> None:
+    account = working(10)
+    account.settle(Bucket.PRODUCTIVE, at(3))
+    account.take_back(at(since))
+    ledger = account.close(2)
+    assert (ledger.accounted_until, ledger.unsettled_milliseconds) == (at(until), unsettled)
+    assert total(ledger) == 2_000 * until
+
+
+def test_no_counter_of_others_is_put_back() -> None:
+    account = Account.open(LedgerStatus(), 2, CREATED, missing=1)
+    account.add([Span(at(10), None)])
+    account.take_back(at(7))
+    ledger = account.close(3)
+    assert ledger.accelerator_milliseconds == {Bucket.DEGRADED: 10_000}
+    assert (ledger.accounted_until, ledger.unsettled_milliseconds) == (at(10), 20_000)
+
+
 def test_buckets_are_written_in_their_one_order_and_empty_ones_not_at_all() -> None:
     account = fresh(1)
     account.add(Span(at(number + 1), bucket) for number, bucket in enumerate(reversed(Bucket)))

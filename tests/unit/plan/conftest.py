@@ -169,6 +169,11 @@ class World:
         """The worker is not heard of from now on."""
         self.agent(slot).silent = True
 
+    def speak(self, slot: int) -> None:
+        """The worker is heard of, again."""
+        self.agent(slot).silent = False
+        self._heartbeat(self.agent(slot))
+
     def jump(self, seconds: float) -> None:
         """Let time pass in which nobody says anything."""
         self.now += timedelta(seconds=seconds)

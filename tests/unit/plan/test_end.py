@@ -1,9 +1,11 @@
 """What becomes of a job, and of its pods, once it has ended; and that it has not ended before."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from goodput.protocol import ProcessExit
 from goodput_operator.api.base import format_time
 from goodput_operator.api.status import AttemptState, ConditionType
 from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
@@ -74,25 +76,6 @@ def test_a_job_has_succeeded_only_when_its_last_worker_has(training) -> None:
     assert world.attempt.state is AttemptState.CLOSED
 
 
-def test_a_jobs_time_ends_with_its_last_process_not_when_the_operator_hears_of_it(
-    training,
-) -> None:
-    world = training(3, commit=None, step=5)
-    world.settle()
-    began = world.now
-    world.jump(100)
-    world.forget()
-    world.visit()  # somebody new, who has heard nothing yet
-    world.finish(seconds_ago=40)
-    world.settle()
-    assert world.true(ConditionType.SUCCEEDED)
-    assert world.attempt.ended_at == world.status.ledger.accounted_until
-    assert world.attempt.ended_at == began + timedelta(seconds=60)
-    assert world.status.finished_at == world.now
-    assert world.status.ledger.unsettled_milliseconds == 0
-    world.assert_ledger_sums()
-
-
 def test_of_a_pod_that_has_left_the_kubelet_says_when_its_work_ended(training) -> None:
     world = training(2)
     world.jump(90)
@@ -105,6 +88,23 @@ def test_of_a_pod_that_has_left_the_kubelet_says_when_its_work_ended(training) -
     assert world.true(ConditionType.SUCCEEDED)
     assert world.attempt.ended_at == world.now - timedelta(seconds=30)
     world.assert_ledger_sums()
+
+
+def test_who_was_heard_last_in_the_middle_ended_when_the_kubelet_says(training) -> None:
+    world = training(2, commit=None, step=5)
+    agent = world.agent(1)
+    one_of_two = ProcessExit(rank=2, at=0, exit_code=0, reason="Completed")
+    agent.run = replace(agent.run, exits=(one_of_two,))
+    world.speak(1)
+    world.finish_worker(0)
+    world.settle()
+    world.silence(1)  # its last word is lost
+    world.jump(10)
+    done = {"exitCode": 0, "finishedAt": format_time(world.now)}
+    container = {"name": "trainer", "state": {"terminated": done}}
+    agent.pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
+    world.visit()
+    assert world.attempt.ended_at == world.now
 
 
 def test_a_clock_that_goes_wrong_moves_no_end_out_of_the_attempt(training) -> None:

@@ -192,6 +192,22 @@ def test_a_training_that_pauses_is_asked_for_a_step_that_it_reaches_soon(trainin
     assert world.status.checkpoint.last_durable_step == asked
 
 
+def test_a_training_whose_reports_are_lost_is_asked_for_a_step_that_is_yet_to_come(
+    training,
+) -> None:
+    world = training(2, commit=10)
+    world.silence(0)
+    world.silence(1)
+    for _ in range(20):
+        world.jump(5)
+        world.visit()
+    assert world.condition(ConditionType.DEGRADED).reason == "ReportsVanished"
+    world.spec["suspend"] = True
+    world.visit()
+    assert world.attempt.save_step is not None
+    assert world.attempt.save_step > 12 + 100, "a step a second, all the time"
+
+
 def test_a_job_that_is_resumed_is_not_said_to_be_suspended(training) -> None:
     world = training(2, sdk=False)
     world.spec["suspend"] = True

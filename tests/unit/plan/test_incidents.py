@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from goodput_operator.api.status import Bucket, Decision, Incident
+from goodput_operator.api.status import AttemptState, Bucket, Decision, Incident
 from tests.unit.plan.conftest import World
 
 
@@ -185,7 +185,7 @@ def test_prices_sum_to_the_losses_however_many_incidents_there_were(training) ->
     assert earlier[Bucket.LOST_WORK] > 0
 
 
-def test_the_fault_pays_until_all_processes_run_though_steps_are_told_before(training) -> None:
+def test_a_finished_step_tells_that_all_have_started_though_one_is_not_heard(training) -> None:
     world = training(3)
     world.fail(0)
     while world.attempt.number == 1 or world.attempt.published_at is None:
@@ -197,9 +197,11 @@ def test_the_fault_pays_until_all_processes_run_though_steps_are_told_before(tra
     world.jump(3)
     world.train(6)
     world.settle()
-    assert (world.attempt.running_at, newest(world).first_step_at) == (None, world.now)
+    assert world.attempt.state is AttemptState.RUNNING
+    assert newest(world).running_at == world.now - timedelta(seconds=3)
+    assert newest(world).first_step_at == world.now
     world.jump(4)
     world.agent(1).silent = False
     world.settle()
-    assert world.attempt.running_at == world.now
+    assert newest(world).running_at == world.now - timedelta(seconds=7)
     world.assert_prices_sum()

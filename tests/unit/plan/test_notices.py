@@ -154,25 +154,39 @@ def test_a_shorter_notice_shortens_the_time_to_save(training: MakeWorld) -> None
     assert by is not None
     world.end_pod(1)
     world.settle()
-    assert (world.attempt.number, world.attempt.save_step) == (1, asked)
+    assert world.attempt.save_step == asked
+    assert world.attempt.save_by is not None
+    assert world.attempt.save_by < by - timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("resized", [False, True], ids=["of a notice", "of a new size"])
+def test_the_shortest_notice_counts_whatever_the_training_saves_for(
+    training: MakeWorld, resized: bool
+) -> None:
+    elastic = {"minWorkers": 2, "maxWorkers": 8}
+    world = training(4, spare_nodes=2, **({"elastic": elastic} if resized else {}))
+    if resized:
+        world.spec["workers"] = 3
+        world.pass_time(100)
+    else:
+        world.taint(node_of(world, 0), "karpenter.sh/disrupted")  # sixty seconds
+        world.settle()
+    assert world.attempt.save_by is not None
+    world.taint(node_of(world, 1), "cloud.google.com/impending-node-termination")  # twenty
+    world.settle()
     world.pass_time(25)
     assert (world.attempt.number, world.attempt.restore_step) == (2, 10)
-    assert world.now < by - timedelta(seconds=60)
 
 
-def test_a_notice_that_is_taken_back_leaves_a_suspension_its_time(training: MakeWorld) -> None:
+def test_a_suspension_stays_one_whoever_goes_meanwhile(training: MakeWorld) -> None:
     world = training(4)
     world.spec["suspend"] = True
     world.settle()
-    by = world.attempt.save_by
-    assert by is not None
-    world.taint(node_of(world, 1), SPOT)
-    world.pass_time(60)
-    world.taint(node_of(world, 1))
-    world.pass_time((by - world.now).total_seconds() - 1)
-    assert world.attempt.state is AttemptState.RUNNING
-    world.pass_time(1)
-    assert world.attempt.reason == "Suspended"
+    world.agent(1).ends_at = world._clock() + 20_000  # its kubelet shuts down
+    world.pass_time(25)
+    (incident,) = world.status.incidents
+    assert incident.planned
+    assert (world.status.phase, world.status.recovery.total) == ("Suspended", 0)
 
 
 def test_a_notice_that_is_taken_back_changes_nothing(training: MakeWorld) -> None:

@@ -86,6 +86,25 @@ class AnyWorld(RuleBasedStateMachine):
         self.world.listening_since = self.world.now
         self.world.settle()
 
+    @rule(
+        seconds=st.sampled_from([0, 3, 100]),
+        order=st.lists(st.integers(0, 3), unique=True),
+        apart=st.sampled_from([0, 1, 13]),
+    )
+    def another_operator_hears_one_after_the_other(
+        self, seconds: float, order: list[int], apart: float
+    ) -> None:
+        self.world.jump(seconds)
+        self.world.forget()
+        plan = self.world.visit()
+        for slot in order:
+            self.world.jump(apart)
+            if self._pod(slot):
+                self.world.speak(slot)
+            plan = self.world.visit()
+        assert plan.recheck_at is None or plan.recheck_at > self.world.now
+        self.world.settle()
+
     @rule(commit=st.booleans())
     def the_gang_trains(self, commit: bool) -> None:
         self.step += 1

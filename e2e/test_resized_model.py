@@ -1,4 +1,4 @@
-"""A model that is split over ranks changes the number of its workers."""
+"""A PyTorch training changes the number of its workers, whole or split over ranks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.long, pytest.mark.usefixtures("oper
 
 STEPS = 100_000
 """More than are ever done here."""
-TENSOR_PARALLEL = 2
-ARGUMENTS = (
-    f"--steps={STEPS}",
-    "--checkpoint-every=50",
-    "--batch=16",
-    f"--tensor-parallel={TENSOR_PARALLEL}",
-)
+ARGUMENTS = (f"--steps={STEPS}", "--checkpoint-every=50", "--batch=16")
 SMALL = {"CHAR_GPT_WIDTH": "32", "CHAR_GPT_LAYERS": "2", "CHAR_GPT_CONTEXT": "32"}
 STEP = re.compile(r"^step (\d+) loss (\S+)$", re.MULTILINE)
 ROUNDING = 0.02
@@ -29,17 +23,23 @@ ROUNDING = 0.02
 skipped or taken twice changes the loss by ten times as much."""
 
 
-def test_it_goes_on_from_shards_of_another_size_with_the_loss_of_one_that_never_changed(
-    cluster: Cluster, namespace: str
+@pytest.mark.parametrize(
+    ("manifest", "split", "legal"),
+    [
+        pytest.param("job-elastic.yaml", (), [1, 2, 3, 4, 5, 6, 7, 8], id="DDP"),
+        pytest.param("job-sharded.yaml", ("--tensor-parallel=2",), [2, 4, 8], id="TP and FSDP2"),
+    ],
+)
+def test_it_goes_on_at_another_size_with_the_loss_of_one_that_never_changed(
+    cluster: Cluster, namespace: str, manifest: str, split: tuple[str, ...], legal: list[int]
 ) -> None:
     if installed_torch() is None:
         pytest.skip("torch for the workers is not there yet: make demo brings it")
     steady, resized = Job(cluster, namespace, "steady"), Job(cluster, namespace, "resized")
-    char_gpt.create(
-        steady, "job-elastic.yaml", ARGUMENTS, 1, environment=SMALL, spec={"workers": 2}
-    )
-    char_gpt.create(resized, "job-elastic.yaml", ARGUMENTS, 1, environment=SMALL)
-    assert resized.wait_phase("Running")["elastic"]["legalSizes"] == [2, 4, 8]
+    arguments = (*ARGUMENTS, *split)
+    char_gpt.create(steady, manifest, arguments, 1, environment=SMALL, spec={"workers": 2})
+    char_gpt.create(resized, manifest, arguments, 1, environment=SMALL)
+    assert resized.wait_phase("Running")["elastic"]["legalSizes"] == legal
     wait_step(resized, 60)
     cluster.kubectl("scale", "gtj", resized.name, "-n", namespace, "--replicas=2")
     status = resized.wait_attempt(2, timeout_seconds=120)

@@ -1,0 +1,249 @@
+"""What an operator makes of what has happened while none was there, as it hears of it bit by bit.
+
+In each test `World.forget` takes the old operator away: the new one has heard of no agent yet.
+"""
+
+from datetime import timedelta
+
+import pytest
+
+from goodput_operator.api.base import format_time
+from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+from tests.unit.plan.conftest import World
+
+AT_ONCE: tuple[int, ...] = ()
+ORDERS = [
+    pytest.param((0, 1), id="one before the other"),
+    pytest.param((1, 0), id="the other before the one"),
+    pytest.param(AT_ONCE, id="at once"),
+]
+
+
+def hear(world: World, order: tuple[int, ...]) -> None:
+    """Let a new operator look, then hear of its workers in this order, then of all."""
+    world.forget()
+    world.visit()
+    for slot in order:
+        world.jump(0.1)
+        world.speak(slot)
+        world.visit()
+    world.settle()
+
+
+def published(world: World) -> None:
+    """Let a gang start, and its operator go before it has heard of that."""
+    while world.status.attempt is None or world.attempt.state is not AttemptState.STARTING:
+        world.visit()
+        if world.attempt.state is not AttemptState.STARTING:
+            world.obey()
+    world.obey()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_work_that_was_saved_meanwhile_is_productive(training, order) -> None:
+    world = training(2, commit=None, step=5)
+    world.jump(100)
+    world.train(105, commit=105)
+    world.jump(1)
+    hear(world, order)
+    world.jump(5)
+    world.fail(1)
+    world.settle()
+    assert world.attempt.restore_step == 105
+    assert world.spent(Bucket.PRODUCTIVE) == pytest.approx(2 * 102, abs=4)
+    assert world.spent(Bucket.LOST_WORK) < 2 * 10
+    world.assert_ledger_sums()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_so_is_what_a_tracker_file_tells_of(training, order) -> None:
+    world = training(2, sdk=False, commit=None, step=5)
+    world.jump(100)
+    world.track(100)
+    world.jump(1)
+    hear(world, order)
+    world.jump(5)
+    world.fail(1)
+    world.settle()
+    assert world.spent(Bucket.PRODUCTIVE) == pytest.approx(2 * 102, abs=4)
+    world.assert_ledger_sums()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_start_that_came_to_its_first_step_meanwhile_is_the_faults_price(training, order) -> None:
+    world = training(2, commit=10)
+    world.fail(1)
+    world.settle()
+    assert (world.attempt.number, world.attempt.state) == (2, AttemptState.RUNNING)
+    world.jump(100)  # imports
+    world.train(13)
+    world.jump(1)
+    hear(world, order)
+    assert not world.true(ConditionType.RECOVERING)
+    world.pass_time(60)
+    assert world.spent(Bucket.STARTUP) == pytest.approx(2 * 101, abs=4)
+    assert world.status.incidents[0].accelerator_milliseconds[Bucket.STARTUP] == 2 * 100_000
+    world.assert_ledger_sums()
+    world.assert_prices_sum()
+
+
+def test_a_start_is_no_recovery_before_it_is_heard_how_far_it_is(training) -> None:
+    world = training(2, commit=10)
+    world.fail(1)
+    world.settle()
+    world.forget()
+    world.visit()
+    assert world.true(ConditionType.RECOVERING)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_training_whose_start_nobody_had_heard_of_trains_on(make_world, order) -> None:
+    world = make_world(2)
+    published(world)
+    world.jump(1)
+    world.train(1)
+    world.jump(5000)
+    world.train(5001, commit=5001)
+    hear(world, order)
+    assert (world.attempt.number, world.attempt.state) == (1, AttemptState.RUNNING)
+    assert world.spent(Bucket.PRODUCTIVE) == 2 * 5000
+    world.assert_ledger_sums()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_fault_after_such_a_start_loses_what_was_not_saved(make_world, order) -> None:
+    world = make_world(2)
+    published(world)
+    world.jump(1)
+    world.train(1)
+    world.jump(400)
+    world.train(401, commit=401)
+    world.jump(100)
+    world.fail(1, seconds_ago=60)
+    hear(world, order)
+    assert world.attempt.number == 2
+    assert world.spent(Bucket.PRODUCTIVE) == 2 * 400
+    assert world.spent(Bucket.LOST_WORK) == pytest.approx(2 * 40, abs=2)
+    world.assert_ledger_sums()
+    world.assert_prices_sum()
+
+
+def test_a_job_that_started_and_ended_meanwhile_has_worked(make_world) -> None:
+    world = make_world(2, startDeadlineSeconds=600)
+    published(world)
+    world.jump(1)
+    world.train(1)
+    world.jump(1000)
+    world.finish(seconds_ago=300)
+    hear(world, AT_ONCE)
+    assert world.true(ConditionType.SUCCEEDED)
+    assert world.status.started_at == world.attempt.running_at
+    assert world.spent(Bucket.PRODUCTIVE) == 2 * 700
+    world.assert_ledger_sums()
+
+
+def test_what_a_gang_lived_before_its_start_was_heard_of_is_known_to_its_failure_rate(
+    make_world,
+) -> None:
+    world = make_world(4, elastic={"minWorkers": 2, "maxWorkers": 8})
+    published(world)
+    world.jump(1)
+    world.train(1)
+    world.jump(2000)
+    world.train(2000)
+    world.fail(1)
+    world.visit()
+    assert world.status.elastic.interruptions == 1
+    assert world.status.elastic.exposed_worker_seconds_micro > 4 * 1900 * 1_000_000
+
+
+def test_those_who_were_to_stop_are_told_once_more_before_their_pods_are_replaced(
+    training,
+) -> None:
+    world = training(3)
+    world.fail(1)
+    world.visit()  # the operator goes before anybody was told
+    assert world.attempt.state is AttemptState.STOPPING
+    for agent in world.agents.values():
+        agent.answer = None
+    world.jump(1000)
+    before = sorted(world.pods)
+    hear(world, AT_ONCE)
+    assert (world.attempt.number, world.attempt.state) == (2, AttemptState.RUNNING)
+    assert sorted(world.pods) == before
+
+
+def test_a_gang_that_was_connected_in_time_is_not_released(make_world) -> None:
+    world = make_world(3, gang={"startTimeoutSeconds": 60})
+    world.visit()
+    world.obey()
+    assert world.attempt.state is AttemptState.FORMING
+    world.jump(1000)
+    before = sorted(world.pods)
+    hear(world, AT_ONCE)
+    assert world.attempt.state is AttemptState.RUNNING
+    assert sorted(world.pods) == before
+
+
+def test_a_size_that_was_given_up_meanwhile_leaves_the_past_as_it_was(training) -> None:
+    world = training(4, spare_nodes=0, elastic={"minWorkers": 2, "maxWorkers": 8})
+    for slot in (2, 3):
+        world.lose_node(world.agent(slot).pod["spec"]["nodeName"], noticed=True)
+    world.pass_time(335)
+    assert world.status.workers.text == "2/4"
+    degraded = world.spent(Bucket.DEGRADED)
+    world.jump(1000)
+    world.spec["workers"] = 2
+    hear(world, AT_ONCE)
+    world.pass_time(70)
+    assert world.spent(Bucket.SPARE) == 0
+    assert world.spent(Bucket.DEGRADED) >= degraded + 2 * 1000
+
+
+def test_nobody_waits_for_the_word_of_a_worker_that_has_left(training) -> None:
+    world = training(2)
+    world.finish_worker(1)
+    world.settle()
+    done = {"exitCode": 0, "finishedAt": format_time(world.now)}
+    container = {"name": "trainer", "state": {"terminated": done}}
+    world.agent(1).pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
+    world.silence(1)
+    world.spec["suspend"] = True
+    hear(world, (0,))
+    assert world.attempt.save_by is not None
+
+
+def test_a_jobs_time_ends_with_its_last_process_not_when_the_operator_hears_of_it(
+    training,
+) -> None:
+    world = training(3, commit=None, step=5)
+    world.settle()
+    began = world.now
+    world.jump(100)
+    world.finish(seconds_ago=40)
+    hear(world, AT_ONCE)
+    assert world.true(ConditionType.SUCCEEDED)
+    assert world.attempt.ended_at == world.status.ledger.accounted_until
+    assert world.attempt.ended_at == began + timedelta(seconds=60)
+    assert world.status.finished_at == world.now
+    assert world.status.ledger.unsettled_milliseconds == 0
+    world.assert_ledger_sums()
+
+
+def test_so_it_does_when_an_operator_was_there_and_could_not_hear_of_it(training) -> None:
+    world = training(2, commit=None, step=5)
+    world.settle()
+    began = world.now
+    world.silence(0)
+    world.silence(1)
+    for _ in range(10):
+        world.jump(10)
+        world.visit()
+    assert world.status.ledger.accounted_until > began + timedelta(seconds=50)
+    world.speak(0)
+    world.speak(1)
+    world.finish(seconds_ago=90)
+    world.settle()
+    assert world.attempt.ended_at == began + timedelta(seconds=10)
+    assert world.status.ledger.accounted_until == world.attempt.ended_at
+    world.assert_ledger_sums()
