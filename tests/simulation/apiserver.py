@@ -43,6 +43,7 @@ class Fault(StrEnum):
 
     CRASH_BEFORE = "the operator dies before the write"
     CRASH_AFTER = "the operator dies after the write"
+    AWAY = "the operator dies after the write, and for a while none comes"
     ANSWER_LOST = "the write is done, its answer lost"
     UNAVAILABLE = "the write is refused for a moment"
     CONFLICT = "somebody else writes the object first"
@@ -515,7 +516,7 @@ class Connection:
                 key = request.plural, request.namespace, request.subject
                 known = self.server.objects.get(key)
                 self.server.record(request, self.name, known, known, code)
-        if fault is Fault.CRASH_AFTER or fault in STALE:
+        if fault in (Fault.CRASH_AFTER, Fault.AWAY) or fault in STALE:
             await self._die()
         if fault is Fault.ANSWER_LOST:
             raise aiohttp.ServerDisconnectedError

@@ -32,6 +32,8 @@ SHARES = 3
 LOST_WRITES = 3
 """A crash saves so many writes at most: the events of one decision, which nobody tells then."""
 CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
+BY_NOTICE = frozenset({"drained"})
+"""Where somebody must be there in time, or the training is not asked to save."""
 VIEWS = frozenset({*STALE, Fault.UNOBSERVED})
 """Faults of the view: they matter where a pod is created or deleted."""
 
@@ -100,6 +102,8 @@ def single_faults() -> Iterator[Plan]:
                 if fault is Fault.CONFLICT and not write.startswith("update"):
                     continue
                 if fault in VIEWS and " pods " not in write:
+                    continue
+                if fault is Fault.AWAY and name in BY_NOTICE:
                     continue
                 yield Plan(name, sdk, ((position, fault),))
 

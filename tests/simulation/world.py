@@ -32,6 +32,8 @@ from tests.virtual_time import run
 
 KEY: JobKey = ("lab", "job")
 RESTART_SECONDS = 1.5
+AWAY_SECONDS = 45.0
+"""Longer than any of the operator's own time-outs for what its agents do."""
 """Until another replica leads."""
 LEASE_SECONDS = 15.0
 """So long a leader that is cut off may believe that it leads."""
@@ -532,7 +534,9 @@ class World:
         )
 
     def replica_died(self) -> None:
-        asyncio.get_running_loop().call_later(self.away_seconds, self._restart)
+        away = Fault.AWAY in self.server.fired.values()
+        seconds = AWAY_SECONDS if away else self.away_seconds
+        asyncio.get_running_loop().call_later(seconds, self._restart)
 
     def _restart(self) -> None:
         self._starting = asyncio.get_running_loop().create_task(self.start_operator())
