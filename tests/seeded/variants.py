@@ -32,6 +32,7 @@ PROJECT = "operator/goodput_operator/plan/project.py"
 SPENDING = "operator/goodput_operator/plan/spending.py"
 SIZING = "operator/goodput_operator/plan/sizing.py"
 RESIZE = "operator/goodput_operator/plan/resize.py"
+VIEW = "operator/goodput_operator/plan/view.py"
 SAVING = "operator/goodput_operator/plan/saving.py"
 NOTICES = "operator/goodput_operator/plan/notices.py"
 ANSWERS = "operator/goodput_operator/plan/answers.py"
@@ -567,7 +568,7 @@ _ALL = (
         RULES,
         "    told_since = max(attempt.published_at or view.now, view.snapshot.listening_since)\n",
         "    told_since = attempt.published_at or view.now\n",
-        "tests/unit/plan/test_outage.py::test_a_training_whose_start_nobody_had_heard_of_trains_on",
+        "tests/unit/plan/test_outage.py::test_a_start_that_nobody_was_told_of_is_told_then",
     ),
     _bug(
         "outage-is-no-stop",
@@ -739,8 +740,8 @@ _ALL = (
         "fault-charged-to-a-suspension",
         "a job that fails while it is about to be suspended pays for it, or fails for good",
         RULES,
-        "    if cause is None:\n        if attempt.save_by is None and not knows",
-        "    if True:\n        if attempt.save_by is None and not knows",
+        "    if cause is None:\n        if attempt.save_by is None and view.unheard",
+        "    if True:\n        if attempt.save_by is None and view.unheard",
         "tests/unit/plan/test_gang.py"
         "::test_a_fault_while_the_job_is_about_to_be_suspended_is_not_charged",
     ),
@@ -845,9 +846,9 @@ _ALL = (
     _bug(
         "acts-before-it-has-heard",
         "an operator that has just begun to listen takes nobody's word for no word",
-        EXAMINE,
-        "        one.agent is None\n        and one.silent_seconds < SILENCE_LIMIT_SECONDS\n",
-        "        one is None\n        and one.silent_seconds < SILENCE_LIMIT_SECONDS\n",
+        VIEW,
+        "            one.agent is None and one.pod is not None",
+        "            one is None and one.pod is not None",
         "tests/unit/plan/test_elastic.py"
         "::test_an_operator_that_has_heard_nobody_yet_asks_before_it_acts",
     ),

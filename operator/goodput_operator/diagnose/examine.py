@@ -315,20 +315,6 @@ def succeeded_at(worker: Worker, attempt: int) -> datetime | None:
     return worker.pod.ended.at if worker.pod is not None and worker.pod.ended else None
 
 
-def knows(workers: Iterable[Worker]) -> bool:
-    """Return whether all who can still speak have been heard of, or silent for too long.
-
-    An operator that has just begun to listen does not know yet how far the training is, nor who
-    is ready to join it.
-    """
-    return not any(
-        one.agent is None
-        and one.silent_seconds < SILENCE_LIMIT_SECONDS
-        and not (one.succeeded or (one.pod is not None and one.pod.ended))
-        for one in workers
-    )
-
-
 def stands_still(progress: GangProgress, now: datetime) -> bool | None:
     """Return whether the gang makes no step; None when it gives no sign by which to tell."""
     if progress.step_at is None:

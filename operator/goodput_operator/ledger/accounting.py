@@ -152,8 +152,8 @@ class Account:
     def take_back(self, since: datetime) -> None:
         """End the account at `since`: what was counted as work after that was none.
 
-        Nothing else of the account can be taken back, for no counter may go back: where other
-        accelerators' time was counted beside it, or the work is settled, all of it stays.
+        Where some of it is settled, all of it stays, for no counter may go back. The account must
+        have no time of others in it, since that is settled at once.
         """
         self._tally.take_back(_milliseconds(since))
 

@@ -61,9 +61,9 @@ class Tally:
         self._put(bucket, moved)
 
     def take_back(self, since: int) -> None:
-        """Un-count the unsettled work since then, unless anything else was counted with it."""
+        """Un-count the unsettled work since then, if all of that is still unsettled."""
         amount = (self.until - since) * self.weight
-        if 0 < amount <= self.unsettled and not self.missing and not self.spare:
+        if 0 < amount <= self.unsettled:
             self.unsettled -= amount
             self.until = since
 

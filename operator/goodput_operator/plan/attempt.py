@@ -249,8 +249,12 @@ def _remembered(view: View, status: TrainingJobStatus, reason: str) -> TrainingJ
 
 def stuck(view: View) -> bool:
     """Return whether who has not stopped by now is given up: it was told to for long enough."""
-    told_since = max(view.attempt.stopping_at or view.now, view.snapshot.listening_since)
-    return view.now - told_since > timedelta(seconds=view.timing.stuck_seconds)
+    return view.now - told_to_stop_at(view) > timedelta(seconds=view.timing.stuck_seconds)
+
+
+def told_to_stop_at(view: View) -> datetime:
+    """Return since when this operator has told the agents of a stopping attempt to stop."""
+    return max(view.attempt.stopping_at or view.now, view.snapshot.listening_since)
 
 
 def stopped(worker: Worker, attempt: int) -> bool:

@@ -112,9 +112,10 @@ def decide(
     seen = view
     view, last, decisions, ended = _follow_rules(seen, status.attempt)
     after = next_status(status, seen, view, ended, last.message)
-    write, flush_at = worth_writing(
-        status, after, now, timing, view.heard_by if view.unheard else None
-    )
+    write, flush_at = worth_writing(status, after, now, timing)
+    if view.unheard and not decisions:
+        # What the first ones have said is not yet what all will have.
+        write, flush_at = False, view.patient_until
     done = after.finished_at if is_finished(after) else None
     due = None if done else next_deadline(view)
     times = [

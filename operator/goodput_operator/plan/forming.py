@@ -201,12 +201,10 @@ def _no_room(view: View, room: NoRoom) -> Step:
     status = set_condition(
         view, view.status, ConditionType.ADMITTED, False, "DoesNotFit", room.message
     )
-    return Step(
-        status,
-        "Waiting",
-        room.message,
-        recheck_at=min(view.now + timedelta(seconds=30), _start_limit(view)),
-    )
+    recheck, limit = view.now + timedelta(seconds=30), _start_limit(view)
+    if held and limit > view.now:
+        recheck = min(recheck, limit)
+    return Step(status, "Waiting", room.message, recheck_at=recheck)
 
 
 def start_timeout(view: View) -> Step | None:
@@ -238,7 +236,7 @@ def _start_limit(view: View) -> datetime:
     begin = max([view.attempt.opened_at, *([min(created)] if created else [])])
     begin = max(begin, view.status.recovery.not_before or begin)  # the back-off is our wish
     limit = begin + timedelta(seconds=view.spec.gang.start_timeout_seconds)
-    return max(limit, view.heard_by)
+    return max(limit, view.patient_until) if view.awaits(view.gang) else limit
 
 
 def forming(view: View) -> Step | None:
@@ -247,6 +245,8 @@ def forming(view: View) -> Step | None:
     An elastic gang starts with the largest legal part of it that is, when the others have had
     their time: until the start time-out, or what it is worth to wait for replacements.
     """
+    if view.awaits(view.gang):
+        return Step(view.status, "Forming", recheck_at=earliest(view, view.patient_until))
     limit = _start_limit(view)
     ready = [worker for worker in view.gang if is_ready(worker)]
     size = largest_legal(view.sizes, min(len(ready), view.wanted))

@@ -5,13 +5,18 @@ has, or when the first of those workers must go. So there is nothing to detect, 
 lost. A training that cannot be asked trains on until they are really gone.
 """
 
+from datetime import timedelta
+
 from goodput_operator.api.base import truncate
 from goodput_operator.api.status import AttemptState
-from goodput_operator.diagnose.examine import knows, succeeded, where
+from goodput_operator.diagnose.examine import succeeded, where
 from goodput_operator.plan.attempt import stop
 from goodput_operator.plan.saving import ask, can_save, has_saved, unasked
 from goodput_operator.plan.steps import earliest
 from goodput_operator.plan.view import Step, View
+
+JITTER = timedelta(seconds=1)
+"""By so much what an agent says of its pod's end may differ from one report to the next."""
 
 
 def heed_notices(view: View) -> Step | None:
@@ -32,15 +37,15 @@ def heed_notices(view: View) -> Step | None:
     message = f"{where(first)} is about to go: {notice.why}"
     message += f"; {len(going) - 1} others go, too" if len(going) > 1 else ""
     if attempt.save_by is None:
-        if not knows(view.gang) or not can_save(view):
+        if view.unheard or not can_save(view):
             return None
         if view.diagnosis.progress.saved_at(view.now) > due_at:
             return None
         return Step(ask(view, due_at), "SaveAsked", f"{message}; the training is asked to save")
-    if due_at < attempt.save_by:
+    if due_at < attempt.save_by - JITTER:
         sooner = attempt.model_copy(update={"save_by": due_at})
         status = view.status.model_copy(update={"attempt": sooner})
-        return Step(status, notice.reason, message)
+        return Step(status, "SaveAsked", f"{message}; the training has less time to save")
     if not has_saved(view):
         return Step(view.status, "Saving", recheck_at=earliest(view, attempt.save_by))
     status = stop(view, reason=notice.reason, message=message, charged=False, ended_at=view.now)

@@ -135,31 +135,17 @@ def _checkpoint(
 
 
 def worth_writing(
-    before: TrainingJobStatus,
-    after: TrainingJobStatus,
-    now: datetime,
-    timing: Timing,
-    heard_by: datetime | None,
+    before: TrainingJobStatus, after: TrainingJobStatus, now: datetime, timing: Timing
 ) -> tuple[bool, datetime | None]:
     """Return whether to write `after` now, and when the next write will be due.
 
     A decision is written at once. Numbers that only move are written in the rhythm of the
     ledger: no report costs a write. So are words alone: what is missing for a gang that waits
-    changes with every pod of the cluster that ends. And numbers that not all of the gang have told
-    yet, to an operator that has just begun to listen, may be no longer true: those wait.
-
-    Args:
-        before: the status as it was read.
-        after: as it is now.
-        now: the time of the pass.
-        timing: the rhythm.
-        heard_by: until when the gang's first word is waited for; None: it has been heard.
+    changes with every pod of the cluster that ends.
     """
     decided = _essence(before) != _essence(after)
     if is_finished(after):
         return decided, None
-    if not decided and heard_by is not None:
-        return False, heard_by
     suspended = find_condition(after, ConditionType.SUSPENDED)
     at_rest = suspended is not None and suspended.status == "True"
     rhythm = timing.flush_suspended_seconds if at_rest else timing.flush_seconds

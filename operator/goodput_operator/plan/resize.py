@@ -15,7 +15,7 @@ from goodput_operator.api.status import (
     SlotStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, knows, where
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, where
 from goodput_operator.gang.placement import LEFT_OVER, NoRoom
 from goodput_operator.observe.snapshot import NodeHealth, Worker
 from goodput_operator.plan.attempt import avoiding, stop
@@ -141,7 +141,8 @@ def _taken_away(worker: Worker) -> bool:
 
 def _start_limit(view: View, worker: Worker) -> datetime:
     assert worker.pod is not None
-    return worker.pod.created_at + timedelta(seconds=view.spec.gang.start_timeout_seconds)
+    limit = worker.pod.created_at + timedelta(seconds=view.spec.gang.start_timeout_seconds)
+    return max(limit, view.patient_until) if view.awaits([worker]) else limit
 
 
 def _more_slots(view: View) -> Step | None:
@@ -166,7 +167,7 @@ def _joinable(view: View) -> Step | None:
     """Count what could join at once, and from when on."""
     count = _gain(view)
     elastic = view.elastic
-    if count == elastic.joinable or (count < elastic.joinable and not knows(joiners(view))):
+    if count == elastic.joinable or (count < elastic.joinable and view.awaits(joiners(view))):
         return None
     status = with_joinable(view.status, count, view.now)
     if count > elastic.joinable:
@@ -331,13 +332,11 @@ def _change(view: View) -> Step | None:
     """Change the size when that is due, after the training has saved or had its time to."""
     change, attempt = _due(view), view.attempt
     asked = attempt.save_by is not None
-    if view.spec.suspend:
+    if view.spec.suspend or view.awaits(view.snapshot.workers):
         return None
     if change is None or change.at > view.now:
         if asked:
             return Step(unasked(view), "SaveWithdrawn", "the size stays as it is after all")
-        return None
-    if not asked and not knows(view.gang):
         return None
     if not asked and can_ask(view):
         return Step(ask(view), "SaveAsked", f"{change.message}; {question(view)}")
@@ -364,6 +363,8 @@ def _recheck_at(view: View) -> datetime | None:
     if change is not None and view.attempt.save_by is None:
         times.append(change.at)
     times += [_start_limit(view, one) for one in joiners(view) if not is_ready(one)]
+    if view.awaits(view.snapshot.workers):
+        times.append(view.patient_until)
     if _held_for_nothing(view):
         times.append(_idle_until(view))
     if len(view.gang) + len(joiners(view)) < view.wanted + view.spares:

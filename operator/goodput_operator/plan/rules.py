@@ -22,7 +22,6 @@ from goodput_operator.diagnose.examine import (
     SILENCE_LIMIT_SECONDS,
     Finding,
     Kind,
-    knows,
     succeeded,
     succeeded_at,
     where,
@@ -36,6 +35,7 @@ from goodput_operator.plan.attempt import (
     stop,
     stopped,
     stuck,
+    told_to_stop_at,
 )
 from goodput_operator.plan.elastic import remembering, with_exposure, with_restart_measured
 from goodput_operator.plan.forming import (
@@ -127,7 +127,7 @@ def next_deadline(view: View) -> Deadline | None:
             )
         )
     if view.unheard:  # it may have been met while nobody was here
-        deadlines = [replace(one, at=max(one.at, view.heard_by)) for one in deadlines]
+        deadlines = [replace(one, at=max(one.at, view.patient_until)) for one in deadlines]
     return min(deadlines, key=lambda one: one.at, default=None)
 
 
@@ -190,7 +190,7 @@ def suspend_running(view: View) -> Step | None:
     if not view.spec.suspend or attempt is None or attempt.state not in LIVE:
         return None
     if cause is None:
-        if attempt.save_by is None and not knows(view.gang):
+        if attempt.save_by is None and view.unheard:
             return None
         if attempt.save_by is None and can_ask(view):
             return Step(ask(view), "SaveAsked", f"spec.suspend is true: {question(view)}")
@@ -234,9 +234,8 @@ def stopping(view: View) -> Step | None:
     pending = [worker for worker in view.gang if not _harmless(view, worker)]
     if not pending:
         return Step(close(view), "Closed", f"attempt {attempt.number} is closed: {attempt.reason}")
-    begun = attempt.stopping_at or view.now
     status = view.status
-    if view.now - begun > timedelta(seconds=SILENCE_LIMIT_SECONDS):
+    if view.now - told_to_stop_at(view) > timedelta(seconds=SILENCE_LIMIT_SECONDS):
         status = set_condition(
             view,
             status,
@@ -439,8 +438,10 @@ def started(view: View) -> Step | None:
     attempt = view.status.attempt
     if attempt is None or attempt.state is not AttemptState.STARTING:
         return None
-    if _unconfirmed(view) and view.diagnosis.progress.first_step_at is None:
-        return None
+    if _unconfirmed(view):
+        trains = view.diagnosis.progress.first_step_at is not None
+        if not trains or (view.unheard and view.diagnosis.first_cause is None):
+            return None
     running_at = _running_at(view)
     status = view.status.model_copy(
         update={
@@ -465,6 +466,8 @@ def starting(view: View) -> Step | None:
     waiting = _unconfirmed(view)
     told_since = max(attempt.published_at or view.now, view.snapshot.listening_since)
     limit = told_since + timedelta(seconds=view.timing.confirm_seconds)
+    if view.unheard:
+        limit = max(limit, view.patient_until)
     vanished = any(one.kind is Kind.REPORTS_VANISHED for one in view.diagnosis.findings)
     if view.now >= limit and not vanished:
         message = f"{where(waiting[0])} did not confirm its start in time"

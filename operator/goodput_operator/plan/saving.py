@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from goodput_operator.api.base import truncate
 from goodput_operator.api.spec import GRACEFUL_SECONDS
 from goodput_operator.api.status import AttemptState, TrainingJobStatus
-from goodput_operator.diagnose.examine import knows, stands_still
+from goodput_operator.diagnose.examine import stands_still
 from goodput_operator.plan.steps import earliest
 from goodput_operator.plan.view import Step, View
 
@@ -74,12 +74,16 @@ def ask_again(view: View) -> Step | None:
     saves by itself after that step is no answer, and it trains on from there.
     """
     attempt = view.status.attempt
-    if attempt is None or attempt.state is not AttemptState.RUNNING or not _overtaken(view):
+    if attempt is None or attempt.state is not AttemptState.RUNNING or attempt.save_by is None:
         return None
-    if attempt.save_by is None or view.now >= attempt.save_by:
+    if has_saved(view) or not (_overtaken(view) or _missed(view)):
         return None
-    if not knows(view.gang):
-        return Step(view.status, "Saving", recheck_at=earliest(view, attempt.save_by))
+    if view.unheard:
+        recheck = max(attempt.save_by, view.patient_until)
+        return Step(view.status, "Saving", recheck_at=earliest(view, recheck))
+    if _missed(view):
+        message = "the training's time to save ran out with nobody there, and it is asked again"
+        return Step(ask(view), "SaveAsked", message)
     message = "the training passed the step that it was asked to save, and is asked again"
     return Step(ask(view, attempt.save_by), "SaveAsked", message)
 
@@ -92,11 +96,18 @@ def _overtaken(view: View) -> bool:
     return attempt.save_asked_at < view.snapshot.listening_since and step > attempt.save_step
 
 
+def _missed(view: View) -> bool:
+    """Return whether the time to save ran out while no operator was there, and may be given."""
+    by = view.attempt.save_by
+    missed = by is not None and by < view.snapshot.listening_since
+    return missed and (view.unheard or can_ask(view))
+
+
 def has_saved(view: View) -> bool:
     """Return whether the training has saved as asked, or has had its time to."""
     attempt, progress = view.attempt, view.diagnosis.progress
     committed, asked_at = progress.committed, attempt.save_asked_at
-    if attempt.save_by is None or view.now >= attempt.save_by:
+    if attempt.save_by is None or (view.now >= attempt.save_by and not _missed(view)):
         return True
     if attempt.save_step is None:
         seen_at = progress.tracker_step_at

@@ -110,10 +110,11 @@ def _account_for_training(  # noqa: PLR0917 – what was, what is, and what was 
         account.charge(shrinking.attempt if shrinking else None)
         account.add([work])
         account.charge(None)
+        if succeeded and not view.flexible:
+            account.take_back(end)
         _settle_commits(account, before.checkpoint, progress, attempt.number, None)
     account.charge(None)
     if succeeded:
-        account.take_back(end)
         account.settle(Bucket.PRODUCTIVE)
         return
     if attempt.ended_at is None:

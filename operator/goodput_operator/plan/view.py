@@ -1,6 +1,6 @@
 """What a rule looks at, and what it answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -22,7 +22,12 @@ from goodput_operator.api.status import (
     SlotStatus,
     TrainingJobStatus,
 )
-from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS, Diagnosis, examine, knows
+from goodput_operator.diagnose.examine import (
+    BLIND_SILENCE_LIMIT_SECONDS,
+    SILENCE_LIMIT_SECONDS,
+    Diagnosis,
+    examine,
+)
 from goodput_operator.gang.placement import NoRoom, Placement
 from goodput_operator.observe.snapshot import JobSnapshot, Worker, reseat
 from goodput_operator.plan.members import fit_sizes, ranked, wanted_size
@@ -129,15 +134,29 @@ class View:
         return timedelta(seconds=seconds)
 
     @property
-    def unheard(self) -> bool:
-        """Whether the gang lives, and this operator has yet to hear of some of it."""
-        attempt = self.status.attempt
-        return attempt is not None and attempt.state in LIVE and not knows(self.gang)
+    def patient_until(self) -> datetime:
+        """Until when an operator that has just begun to listen waits for the first words.
+
+        Longer while nobody at all has been heard of: that may well be our own fault.
+        """
+        heard = any(worker.agent is not None for worker in self.snapshot.workers)
+        seconds = SILENCE_LIMIT_SECONDS if heard else BLIND_SILENCE_LIMIT_SECONDS
+        return self.snapshot.listening_since + timedelta(seconds=seconds)
+
+    def awaits(self, workers: Iterable[Worker]) -> bool:
+        """Return whether it waits for the first word of any of these, of before its time."""
+        since = self.snapshot.listening_since
+        return self.now < self.patient_until and any(
+            one.agent is None and one.pod is not None and one.pod.created_at < since
+            for one in workers
+            if not (one.succeeded or (one.pod is not None and one.pod.ended))
+        )
 
     @property
-    def heard_by(self) -> datetime:
-        """When all have been heard of who can be: before that, silence ends no time-out."""
-        return self.snapshot.listening_since + timedelta(seconds=SILENCE_LIMIT_SECONDS)
+    def unheard(self) -> bool:
+        """Whether a gang that lives is one of those of which not all has been heard yet."""
+        attempt = self.status.attempt
+        return attempt is not None and attempt.state in LIVE and self.awaits(self.gang)
 
     @property
     def gang(self) -> tuple[Worker, ...]:

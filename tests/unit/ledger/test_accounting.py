@@ -140,15 +140,6 @@ def test_work_after_the_end(since: float, until: float, unsettled: int) -> None:
     assert total(ledger) == 2_000 * until
 
 
-def test_no_counter_of_others_is_put_back() -> None:
-    account = Account.open(LedgerStatus(), 2, CREATED, missing=1)
-    account.add([Span(at(10), None)])
-    account.take_back(at(7))
-    ledger = account.close(3)
-    assert ledger.accelerator_milliseconds == {Bucket.DEGRADED: 10_000}
-    assert (ledger.accounted_until, ledger.unsettled_milliseconds) == (at(10), 20_000)
-
-
 def test_buckets_are_written_in_their_one_order_and_empty_ones_not_at_all() -> None:
     account = fresh(1)
     account.add(Span(at(number + 1), bucket) for number, bucket in enumerate(reversed(Bucket)))

@@ -156,6 +156,10 @@ class World:
         for agent in list(self.agents.values()):
             self._obey(agent)
 
+    def obey_of(self, slot: int) -> None:
+        """Let one agent do as it was told last."""
+        self._obey(self.agent(slot))
+
     def pass_time(self, seconds: float, every: float = 5.0) -> None:
         """Let time pass, with heartbeats and passes in between."""
         end = self.now + timedelta(seconds=seconds)

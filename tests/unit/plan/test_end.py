@@ -8,7 +8,7 @@ import pytest
 from goodput.protocol import ProcessExit
 from goodput_operator.api.base import format_time
 from goodput_operator.api.status import AttemptState, ConditionType
-from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
+from goodput_operator.diagnose.examine import BLIND_SILENCE_LIMIT_SECONDS
 
 
 def test_a_finished_job_is_deleted_when_its_time_to_live_is_over(training) -> None:
@@ -125,7 +125,7 @@ def test_a_deadline_that_was_met_while_no_operator_was_there_is_met(training) ->
     world.forget()
     plan = world.visit()
     assert not world.true(ConditionType.FAILED)
-    assert plan.recheck_at == world.now + timedelta(seconds=SILENCE_LIMIT_SECONDS)
+    assert plan.recheck_at == world.now + timedelta(seconds=BLIND_SILENCE_LIMIT_SECONDS)
     world.finish(seconds_ago=300)
     world.settle()
     assert world.true(ConditionType.SUCCEEDED)
@@ -136,7 +136,7 @@ def test_a_deadline_waits_for_the_unheard_no_longer_than_their_silence_lasts(tra
     world.jump(700)
     world.forget()
     world.visit()
-    world.jump(SILENCE_LIMIT_SECONDS)
+    world.jump(BLIND_SILENCE_LIMIT_SECONDS)
     world.visit()
     assert world.condition(ConditionType.FAILED).reason == "DeadlineExceeded"
 

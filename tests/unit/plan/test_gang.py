@@ -242,6 +242,15 @@ def test_a_suspension_that_is_taken_back_ends_nothing(training) -> None:
     assert world.attempt == attempt
 
 
+def test_a_job_that_waits_for_room_for_long_is_not_looked_at_all_the_time(make_world) -> None:
+    world = make_world(3, spare_nodes=-1)
+    world.settle()
+    world.jump(10_000)
+    plan = world.visit()
+    assert plan.recheck_at is not None
+    assert plan.recheck_at > world.now + timedelta(seconds=10)
+
+
 def test_a_start_deadline_is_kept_to_the_second_and_says_what_was_waited_for(make_world) -> None:
     world = make_world(3, spare_nodes=-1, startDeadlineSeconds=7)
     world.settle()

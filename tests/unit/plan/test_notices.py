@@ -178,6 +178,23 @@ def test_the_shortest_notice_counts_whatever_the_training_saves_for(
     assert (world.attempt.number, world.attempt.restore_step) == (2, 10)
 
 
+def test_the_hurry_of_a_report_is_no_news(training: MakeWorld) -> None:
+    world = training(2)
+    agent = world.agent(0)
+    agent.ends_at = world._clock() + 60_000
+    world.speak(0)
+    world.settle()
+    assert world.attempt.save_by is not None
+    before = world.writes
+    for _ in range(10):
+        world.jump(1)
+        agent.ends_at -= 1  # the network was a millisecond faster than the last time
+        world.speak(0)
+        world.visit()
+        assert world.plans[-1].decisions == ()
+    assert world.writes == before
+
+
 def test_a_suspension_stays_one_whoever_goes_meanwhile(training: MakeWorld) -> None:
     world = training(4)
     world.spec["suspend"] = True

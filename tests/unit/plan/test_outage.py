@@ -3,13 +3,15 @@
 In each test `World.forget` takes the old operator away: the new one has heard of no agent yet.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from goodput_operator.api.base import format_time
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
-from tests.unit.plan.conftest import World
+from goodput_operator.ledger.accounting import total
+from tests.unit.plan.conftest import CREATED, World, node_object
 
 AT_ONCE: tuple[int, ...] = ()
 ORDERS = [
@@ -30,13 +32,17 @@ def hear(world: World, order: tuple[int, ...]) -> None:
     world.settle()
 
 
-def published(world: World) -> None:
-    """Let a gang start, and its operator go before it has heard of that."""
+def published(world: World, *, told: bool = True) -> None:
+    """Let a gang start, and its operator go before it has heard of that, or told anybody to."""
     while world.status.attempt is None or world.attempt.state is not AttemptState.STARTING:
         world.visit()
         if world.attempt.state is not AttemptState.STARTING:
             world.obey()
-    world.obey()
+    if told:
+        world.obey()
+    else:
+        for agent in world.agents.values():
+            agent.answer = None
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -108,6 +114,14 @@ def test_a_training_whose_start_nobody_had_heard_of_trains_on(make_world, order)
     assert (world.attempt.number, world.attempt.state) == (1, AttemptState.RUNNING)
     assert world.spent(Bucket.PRODUCTIVE) == 2 * 5000
     world.assert_ledger_sums()
+
+
+def test_a_start_that_nobody_was_told_of_is_told_then(make_world) -> None:
+    world = make_world(2)
+    published(world, told=False)
+    world.jump(1000)
+    hear(world, (0, 1))
+    assert (world.attempt.number, world.attempt.state) == (1, AttemptState.RUNNING)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -247,3 +261,213 @@ def test_so_it_does_when_an_operator_was_there_and_could_not_hear_of_it(training
     assert world.attempt.ended_at == began + timedelta(seconds=10)
     assert world.status.ledger.accounted_until == world.attempt.ended_at
     world.assert_ledger_sums()
+
+
+def test_work_after_the_end_stays_where_other_time_was_counted_with_it(make_world) -> None:
+    world = make_world(2, spare_nodes=2, spares=1)
+    world.settle()
+    world.jump(1)
+    world.train(10)
+    world.settle()
+    for slot in (0, 1, 2):
+        world.silence(slot)
+    node = world.agent(2).pod["spec"]["nodeName"]
+    world.nodes[node] = node_object(node, ready=False)
+    world.free_nodes.clear()
+    for _ in range(14):
+        world.jump(10)
+        world.visit()
+    world.speak(0)
+    world.speak(1)
+    world.finish(seconds_ago=130)
+    world.settle()
+    assert world.true(ConditionType.SUCCEEDED)
+    until = world.status.ledger.accounted_until
+    assert until is not None
+    assert world.spent(Bucket.SPARE) <= (until - CREATED).total_seconds()
+    assert total(world.status.ledger) <= 3 * ((until - CREATED) // timedelta(milliseconds=1))
+
+
+def test_a_tracker_file_that_is_seen_after_the_end_moves_it_nowhere(training) -> None:
+    world = training(2, sdk=False, commit=None, step=5)
+    world.settle()
+    began = world.now
+    world.silence(0)
+    world.silence(1)
+    for _ in range(10):
+        world.jump(10)
+        world.visit()
+    world.speak(0)
+    world.speak(1)
+    world.finish(seconds_ago=90)
+    world.track(100, seconds_ago=88)
+    world.settle()
+    assert world.status.ledger.accounted_until == began + timedelta(seconds=10)
+    world.assert_ledger_sums()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("heard_of", [False, True], ids=["a start unheard of", "a known start"])
+def test_what_the_slower_rank_says_of_its_stalls_counts(make_world, order, heard_of: bool) -> None:
+    world = make_world(2)
+    published(world)
+    if heard_of:
+        world.settle()
+    world.jump(1)
+    world.train(1)
+    world.jump(5000)
+    world.train(5001, commit=5001)
+    slow = world.agent(1)
+    assert slow.run is not None
+    stood = {"data_stall_milliseconds": 500_000, "committed_stall_milliseconds": 500_000}
+    slow.run = replace(slow.run, progress=replace(slow.run.progress, **stood))
+    hear(world, order)
+    world.pass_time(70)
+    assert world.spent(Bucket.DATA_STALL) == 2 * 500
+    assert world.spent(Bucket.PRODUCTIVE) == 2 * 4500
+
+
+def test_a_start_is_not_given_up_while_nobody_at_all_is_heard(make_world) -> None:
+    world = make_world(2, startDeadlineSeconds=600)
+    published(world)
+    world.jump(1)
+    world.train(1)
+    world.jump(5000)
+    world.forget()
+    for slot in (0, 1):
+        world.silence(slot)
+    for _ in range(50):
+        world.visit()
+        world.jump(1)
+    for slot in (0, 1):
+        world.speak(slot)
+    world.settle()
+    assert (world.attempt.number, world.attempt.state) == (1, AttemptState.RUNNING)
+
+
+@pytest.mark.parametrize("seconds", [1, 300, 10_800])
+def test_spares_stay_whoever_leads(make_world, seconds: float) -> None:
+    world = make_world(2, spare_nodes=2, spares=1, gang={"startTimeoutSeconds": 60})
+    world.settle()
+    world.jump(1)
+    world.train(10, commit=10)
+    world.settle()
+    world.pass_time(70)
+    before = sorted(world.pods)
+    world.jump(seconds)
+    hear(world, (0, 1))
+    assert sorted(world.pods) == before
+
+
+def test_a_gang_is_not_resized_for_a_joiner_that_is_not_heard_of(training) -> None:
+    world = training(4, spare_nodes=0, sdk=False, elastic={"minWorkers": 2, "maxWorkers": 8})
+    world.lose_node(world.agent(3).pod["spec"]["nodeName"], noticed=True)
+    world.pass_time(335)
+    world.free_nodes.append("new")
+    world.nodes["new"] = node_object("new", ready=True)
+    while not world.status.elastic.joinable:
+        world.pass_time(5)
+    attempt = world.attempt
+    world.silence(3)
+    world.jump(10_800)
+    world.forget()
+    world.visit()
+    for slot in (0, 1, 2):
+        world.speak(slot)
+    world.visit()
+    assert (world.attempt.number, world.attempt.state) == (attempt.number, AttemptState.RUNNING)
+
+
+@pytest.mark.parametrize("seconds", [1, 10, 300])
+def test_survivors_that_are_not_heard_yet_are_not_done_without(training, seconds: float) -> None:
+    world = training(4, elastic={"minWorkers": 2, "maxWorkers": 8})
+    world.pass_time(20)
+    world.lose_node(world.agent(3).pod["spec"]["nodeName"], noticed=True)
+    while (world.attempt.number, world.attempt.state) != (2, AttemptState.FORMING):
+        for slot in (0, 1, 2):
+            world.obey_of(slot)
+        world.jump(1)
+        for slot in (0, 1, 2):
+            world.speak(slot)
+        world.visit()
+    world.jump(seconds)
+    hear(world, (0, 1, 2))
+    assert world.status.workers.text == "4/4"
+
+
+def test_a_spare_that_speaks_first_takes_nobodys_place(make_world) -> None:
+    world = make_world(2, spare_nodes=2, spares=1)
+    world.settle()
+    world.jump(1)
+    world.train(10, commit=10)
+    world.settle()
+    while world.attempt.state is not AttemptState.FORMING:  # the second failure waits a while
+        world.fail(1)
+        world.settle()
+        world.jump(0.1)
+    world.jump(300)
+    hear(world, (2, 1))
+    assert [slot.rank for slot in world.status.slots] == [0, 1, -1]
+
+
+@pytest.mark.parametrize("wish", [{"suspend": True}, {"workers": 2}])
+def test_a_question_that_nobody_was_told_in_time_is_asked_again(training, wish) -> None:
+    world = training(4, spare_nodes=0, elastic={"minWorkers": 2, "maxWorkers": 8})
+    world.pass_time(100)
+    world.train(100, commit=100)
+    world.settle()
+    world.spec.update(wish)
+    while world.attempt.save_by is None:
+        world.jump(1)
+        world.train(101)
+        world.visit()
+    for agent in world.agents.values():
+        agent.answer = None
+    world.jump(3000)
+    world.train(3000)
+    hear(world, (0, 1, 2, 3))
+    assert world.attempt.state is AttemptState.RUNNING
+    asked = world.attempt.save_step
+    assert asked is not None
+    world.train(asked, commit=asked)
+    world.settle()
+    assert world.spent(Bucket.LOST_WORK) == 0
+    assert world.attempt.number == (1 if "suspend" in wish else 2)
+
+
+def test_what_was_saved_as_asked_meanwhile_ends_the_wait(training) -> None:
+    world = training(2)
+    world.spec["suspend"] = True
+    world.settle()
+    asked = world.attempt.save_step
+    assert asked is not None
+    world.jump(100)
+    world.train(asked, commit=asked)
+    world.jump(3000)
+    hear(world, (0, 1))
+    assert world.status.phase == "Suspended"
+
+
+def test_nobody_is_told_to_confirm_a_death_before_the_workers_were_told_to_stop(training) -> None:
+    world = training(3, sdk=False, commit=None)
+    world.fail(1)
+    world.visit()
+    for agent in world.agents.values():
+        agent.answer = None
+    world.jump(1000)
+    world.forget()
+    world.visit()
+    assert world.condition(ConditionType.RUNNING).reason != "WaitingForConfirmedDeath"
+
+
+def test_an_operator_whose_clock_is_late_waits_for_nobody_in_a_loop(training) -> None:
+    world = training(2)
+    for pod in world.pods.values():
+        pod["metadata"]["creationTimestamp"] = format_time(world.now + timedelta(seconds=120))
+    world.silence(1)
+    world.forget()
+    for _ in range(30):
+        world.speak(0)
+        plan = world.visit()
+        assert plan.recheck_at is None or plan.recheck_at > world.now
+        world.jump(1)
