@@ -11,7 +11,7 @@ from goodput_operator.api.base import truncate
 from goodput_operator.api.status import AttemptState
 from goodput_operator.diagnose.examine import succeeded, where
 from goodput_operator.plan.attempt import stop
-from goodput_operator.plan.saving import ask, can_save, has_saved, unasked
+from goodput_operator.plan.saving import ask, ask_again, can_save, has_saved, unasked
 from goodput_operator.plan.steps import earliest
 from goodput_operator.plan.view import Step, View
 
@@ -46,7 +46,8 @@ def heed_notices(view: View) -> Step | None:
         sooner = attempt.model_copy(update={"save_by": due_at})
         status = view.status.model_copy(update={"attempt": sooner})
         return Step(status, "SaveAsked", f"{message}; the training has less time to save")
-    if not has_saved(view):
-        return Step(view.status, "Saving", recheck_at=earliest(view, attempt.save_by))
+    if not has_saved(view) and view.now < due_at:
+        recheck = min(attempt.save_by, due_at) if attempt.save_by > view.now else due_at
+        return ask_again(view) or Step(view.status, "Saving", recheck_at=earliest(view, recheck))
     status = stop(view, reason=notice.reason, message=message, charged=False, ended_at=view.now)
     return Step(status, notice.reason, message)

@@ -332,7 +332,10 @@ def _change(view: View) -> Step | None:
     """Change the size when that is due, after the training has saved or had its time to."""
     change, attempt = _due(view), view.attempt
     asked = attempt.save_by is not None
-    if view.spec.suspend or view.awaits(view.snapshot.workers):
+    if view.spec.suspend:
+        return None
+    concerned = view.gang if view.wanted < len(view.gang) else view.snapshot.workers
+    if not asked and view.awaits(concerned):
         return None
     if change is None or change.at > view.now:
         if asked:

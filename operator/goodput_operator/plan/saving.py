@@ -79,13 +79,10 @@ def ask_again(view: View) -> Step | None:
     if has_saved(view) or not (_overtaken(view) or _missed(view)):
         return None
     if view.unheard:
-        recheck = max(attempt.save_by, view.patient_until)
+        recheck = view.patient_until if _missed(view) else attempt.save_by
         return Step(view.status, "Saving", recheck_at=earliest(view, recheck))
-    if _missed(view):
-        message = "the training's time to save ran out with nobody there, and it is asked again"
-        return Step(ask(view), "SaveAsked", message)
     message = "the training passed the step that it was asked to save, and is asked again"
-    return Step(ask(view, attempt.save_by), "SaveAsked", message)
+    return Step(ask(view, None if _missed(view) else attempt.save_by), "SaveAsked", message)
 
 
 def _overtaken(view: View) -> bool:
@@ -97,10 +94,11 @@ def _overtaken(view: View) -> bool:
 
 
 def _missed(view: View) -> bool:
-    """Return whether the time to save ran out while no operator was there, and may be given."""
+    """Return whether the time to save ran out before anybody had been told, as far as we know."""
     by = view.attempt.save_by
-    missed = by is not None and by < view.snapshot.listening_since
-    return missed and (view.unheard or can_ask(view))
+    if by is None or view.attempt.save_step is None or by >= view.snapshot.listening_since:
+        return False
+    return view.unheard or (_overtaken(view) and can_ask(view))
 
 
 def has_saved(view: View) -> bool:

@@ -135,16 +135,20 @@ class View:
 
     @property
     def patient_until(self) -> datetime:
-        """Until when an operator that has just begun to listen waits for the first words.
+        """Until when an operator that has just begun to listen waits for the agents' first words.
 
-        Longer while nobody at all has been heard of: that may well be our own fault.
+        For so long as silence may last from the first of them on; but while nobody at all is heard
+        of, which may well be our own fault, for a minute.
         """
-        heard = any(worker.agent is not None for worker in self.snapshot.workers)
-        seconds = SILENCE_LIMIT_SECONDS if heard else BLIND_SILENCE_LIMIT_SECONDS
-        return self.snapshot.listening_since + timedelta(seconds=seconds)
+        since = self.snapshot.listening_since
+        spoke_at = [one.agent.first_seen_at for one in self.snapshot.workers if one.agent]
+        blind = since + timedelta(seconds=BLIND_SILENCE_LIMIT_SECONDS)
+        if not spoke_at:
+            return blind
+        return min(blind, max(since, min(spoke_at)) + timedelta(seconds=SILENCE_LIMIT_SECONDS))
 
     def awaits(self, workers: Iterable[Worker]) -> bool:
-        """Return whether it waits for the first word of any of these, of before its time."""
+        """Return whether some of these may have spoken to a former operator, and not yet to us."""
         since = self.snapshot.listening_since
         return self.now < self.patient_until and any(
             one.agent is None and one.pod is not None and one.pod.created_at < since
@@ -154,7 +158,7 @@ class View:
 
     @property
     def unheard(self) -> bool:
-        """Whether a gang that lives is one of those of which not all has been heard yet."""
+        """Whether there is a gang that is to train, and we have yet to hear of some of it."""
         attempt = self.status.attempt
         return attempt is not None and attempt.state in LIVE and self.awaits(self.gang)
 

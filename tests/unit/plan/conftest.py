@@ -175,8 +175,11 @@ class World:
 
     def speak(self, slot: int) -> None:
         """The worker is heard of, again."""
-        self.agent(slot).silent = False
-        self._heartbeat(self.agent(slot))
+        agent = self.agent(slot)
+        agent.silent = False
+        if agent.sequence == 0:
+            agent.first_seen_at = self.now
+        self._heartbeat(agent)
 
     def jump(self, seconds: float) -> None:
         """Let time pass in which nobody says anything."""

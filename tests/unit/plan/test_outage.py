@@ -26,10 +26,15 @@ def hear(world: World, order: tuple[int, ...]) -> None:
     world.forget()
     world.visit()
     for slot in order:
-        world.jump(0.1)
-        world.speak(slot)
-        world.visit()
+        hear_on(world, slot)
     world.settle()
+
+
+def hear_on(world: World, slot: int) -> None:
+    """Let the operator hear of one more, a moment later."""
+    world.jump(0.1)
+    world.speak(slot)
+    world.visit()
 
 
 def published(world: World, *, told: bool = True) -> None:
@@ -471,3 +476,126 @@ def test_an_operator_whose_clock_is_late_waits_for_nobody_in_a_loop(training) ->
         plan = world.visit()
         assert plan.recheck_at is None or plan.recheck_at > world.now
         world.jump(1)
+
+
+@pytest.mark.parametrize("seconds", [20, 35])
+def test_the_others_have_their_time_from_the_first_word_on(make_world, seconds: int) -> None:
+    world = make_world(2, startDeadlineSeconds=600)
+    world.sdk = False
+    published(world)
+    world.jump(1000)
+    world.forget()
+    for slot in (0, 1):
+        world.silence(slot)
+    for _ in range(seconds):
+        world.visit()
+        world.jump(1)
+    hear_on(world, 0)
+    assert (world.attempt.number, world.attempt.state) == (1, AttemptState.STARTING)
+    hear_on(world, 1)
+    assert (world.attempt.number, world.attempt.state) == (1, AttemptState.RUNNING)
+
+
+def test_a_change_of_leaders_gives_no_second_time_to_who_was_told(training) -> None:
+    elastic = {"minWorkers": 2, "maxWorkers": 8, "gracefulShutdownTimeoutSeconds": 30}
+    world = training(2, elastic=elastic)
+    world.pass_time(100)
+    world.train(100, commit=100)
+    world.spec["suspend"] = True
+    world.settle()
+    asked, by = world.attempt.save_step, world.attempt.save_by
+    assert asked is not None
+    assert by is not None
+    while world.now < by - timedelta(seconds=0.5):
+        world.jump(0.5)
+        world.train(min(asked, int((world.now - CREATED).total_seconds())))
+        world.settle()
+    world.jump(1)
+    hear(world, (0, 1))
+    assert world.status.phase == "Suspended"
+
+
+def test_nor_more_time_while_somebody_is_not_heard_yet(training) -> None:
+    world = training(2)
+    world.spec["suspend"] = True
+    world.settle()
+    asked, by = world.attempt.save_step, world.attempt.save_by
+    assert asked is not None
+    assert by is not None
+    world.now = by - timedelta(seconds=3)
+    world.train(asked + 100)
+    world.forget()
+    world.speak(0)
+    plan = world.visit()
+    assert world.attempt.state is AttemptState.RUNNING
+    assert plan.recheck_at is not None
+    assert plan.recheck_at <= by
+
+
+def test_a_gang_that_is_whole_waits_for_no_spare(make_world) -> None:
+    world = make_world(2, spare_nodes=3, spares=1)
+    world.settle()
+    world.jump(1)
+    world.train(10, commit=10)
+    world.deaf.add("job-2-1")
+    world.lose_node(world.agent(2).pod["spec"]["nodeName"], noticed=True)
+    world.pass_time(15)
+    assert "job-2-1" in world.pods
+    while world.attempt.state is not AttemptState.FORMING:  # the second failure waits a while
+        world.fail(1)
+        world.settle()
+        world.jump(0.1)
+    world.jump(5)
+    world.forget()
+    for slot in (0, 1):
+        world.speak(slot)
+    world.visit()
+    assert world.attempt.state is AttemptState.STARTING
+
+
+def test_a_gang_that_rests_for_a_smaller_size_waits_for_no_spare(training) -> None:
+    world = training(4, spare_nodes=1, spares=1, elastic={"minWorkers": 2, "maxWorkers": 8})
+    world.pass_time(100)
+    world.train(100, commit=100)
+    world.settle()
+    world.spec.update(workers=2, spares=3)
+    while world.attempt.save_by is None:
+        world.jump(1)
+        world.train(101)
+        world.visit()
+    world.obey()
+    asked = world.attempt.save_step
+    assert asked is not None
+    world.jump(3)
+    world.train(asked, commit=asked)
+    world.forget()
+    world.silence(4)
+    for slot in range(4):
+        world.speak(slot)
+    world.visit()
+    assert world.attempt.state is AttemptState.STOPPING
+
+
+def test_a_spare_that_is_made_meanwhile_is_counted_from_then_on(make_world) -> None:
+    world = make_world(2, spare_nodes=0, spares=1)
+    world.settle()
+    world.jump(1)
+    world.train(10, commit=10)
+    world.settle()
+    world.pass_time(70)
+    assert world.spent(Bucket.SPARE) == 0
+    world.forget()
+    world.silence(1)
+    world.free_nodes.append("new")
+    world.nodes["new"] = node_object("new", ready=True)
+    began = world.now
+    for _ in range(11):
+        world.speak(0)
+        world.visit()
+        world.obey()
+        world.jump(1)
+    world.speak(1)
+    world.pass_time(70)
+    until = world.status.ledger.accounted_until
+    assert until is not None
+    assert world.spent(Bucket.SPARE) == pytest.approx((until - began).total_seconds(), abs=2)
