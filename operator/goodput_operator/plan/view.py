@@ -150,6 +150,8 @@ class View:
     def awaits(self, workers: Iterable[Worker]) -> bool:
         """Return whether some of these may have spoken to a former operator, and not yet to us."""
         since = self.snapshot.listening_since
+        if self.now >= since + timedelta(seconds=BLIND_SILENCE_LIMIT_SECONDS):
+            return False  # so it is nearly always, and a gang of a thousand is not looked through
         return self.now < self.patient_until and any(
             one.agent is None and one.pod is not None and one.pod.created_at < since
             for one in workers
