@@ -129,7 +129,8 @@ class AttemptStatus(ApiModel):
     stopping_at: Time | None = None
     """When it was told to stop."""
     ended_at: Time | None = None
-    """When training stood still: the fault's own time where known, else its detection."""
+    """When training stood still: a success's last process, or the fault, by their own time where
+    that is known, else by when they were noticed."""
     run_id: str = ""
     """The rendezvous id, unique to the job and the attempt."""
     world_size: Count = 0
@@ -481,4 +482,4 @@ class TrainingJobStatus(ApiModel):
     active_since: Time | None = None
     """The active deadline counts from here: the start, or the last resume."""
     finished_at: Time | None = None
-    """When the job succeeded or failed."""
+    """When the operator noted that the job has succeeded or failed."""

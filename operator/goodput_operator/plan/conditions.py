@@ -45,10 +45,7 @@ def with_conditions(status: TrainingJobStatus, view: View, message: str) -> Trai
         (ConditionType.ADMITTED, lambda: _default(status, ConditionType.ADMITTED)),
         (ConditionType.GANG_SCHEDULED, lambda: _gang_scheduled(status, view)),
         (ConditionType.RUNNING, lambda: _running(status, view, message)),
-        (
-            ConditionType.PROGRESSING,
-            lambda: _progressing(status, view),
-        ),
+        (ConditionType.PROGRESSING, lambda: _progressing(status, view)),
         (ConditionType.DEGRADED, lambda: _degraded(status, view)),
         (ConditionType.RECOVERING, lambda: _recovering(status, view)),
         (ConditionType.CHECKPOINT_FRESH, lambda: _fresh(status, view.diagnosis.progress)),
@@ -120,7 +117,8 @@ def _running(status: TrainingJobStatus, view: View, message: str) -> Sentence:
         if attempt.reason == SUSPENDED and not view.spec.suspend:
             return "False", "NotStarted", ""
         return "False", attempt.reason, attempt.message
-    return "False", str(attempt.state), message or f"attempt {attempt.number} is forming"
+    doing = str(attempt.state).lower()
+    return "False", str(attempt.state), message or f"attempt {attempt.number} is {doing}"
 
 
 def _progressing(status: TrainingJobStatus, view: View) -> Sentence | None:

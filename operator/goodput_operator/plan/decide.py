@@ -113,8 +113,8 @@ def decide(
     view, last, decisions, ended = _follow_rules(seen, status.attempt)
     after = next_status(status, seen, view, ended, last.message)
     write, flush_at = worth_writing(status, after, now, timing)
-    held = after.ledger.accelerators != status.ledger.accelerators
-    if view.unheard and not decisions and not held:
+    recounted = after.ledger.accelerators != status.ledger.accelerators
+    if view.unheard and not decisions and not recounted:
         # What the first ones have said is not yet what all will have.
         write, flush_at = False, view.patient_until
     done = after.finished_at if is_finished(after) else None

@@ -208,9 +208,7 @@ def replacements_due(view: View, size: int) -> datetime | None:
     None for a gang without survivors: nobody is kept waiting but those who start with it.
     """
     elastic, opened_at = view.elastic, view.attempt.opened_at
-    began = opened_at.replace(microsecond=0)  # as precise as a pod's creation
-    survivors = any(w.pod and w.pod.created_at < began and is_ready(w) for w in view.gang)
-    if not survivors or view.spec.elastic is None:
+    if view.spec.elastic is None or not any(is_ready(one) for one in view.survivors):
         return None
     before = elastic.workers
     usual = None

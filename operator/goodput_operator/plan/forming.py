@@ -249,9 +249,7 @@ def forming(view: View) -> Step | None:
     ready = [worker for worker in view.gang if is_ready(worker)]
     size = largest_legal(view.sizes, min(len(ready), view.wanted))
     hoped = largest_legal(view.sizes, min(len(view.gang), view.wanted))
-    began = view.attempt.opened_at.replace(microsecond=0)  # as precise as a pod's creation
-    survivors = [one for one in view.gang if one.pod and one.pod.created_at < began]
-    if view.awaits(survivors if size == hoped else view.gang):
+    if view.awaits(view.survivors if size == hoped else view.gang):
         return Step(view.status, "Forming", recheck_at=earliest(view, view.patient_until))
     if size is None or size != hoped:
         wait_until = None if size is None else replacements_due(view, size)

@@ -165,6 +165,12 @@ class View:
         return attempt is not None and attempt.state in LIVE and self.awaits(self.gang)
 
     @property
+    def survivors(self) -> tuple[Worker, ...]:
+        """Those of the gang whose pods are older than the attempt."""
+        began = self.attempt.opened_at.replace(microsecond=0)  # as precise as a pod's creation
+        return tuple(one for one in self.gang if one.pod and one.pod.created_at < began)
+
+    @property
     def gang(self) -> tuple[Worker, ...]:
         """Who the attempt is about: its world once there is one, before that whoever may join.
 

@@ -68,6 +68,12 @@ class Played:
             self.core.spawned(attempt, rank, self.now)
         return self
 
+    def running_many(self) -> "Played":
+        self.told_to_run(1, processes=64)
+        for rank in range(64, 128):
+            self.core.spawned(1, rank, self.now)
+        return self
+
     def ranks(self) -> tuple[int, ...]:
         return (2,) if self.core._settings.launcher == COMMAND else (2, 3)
 
@@ -279,10 +285,7 @@ def test_failures_come_before_successes_in_the_report() -> None:
 
 
 def test_of_many_successes_the_last_is_reported_for_it_ends_the_work() -> None:
-    agent = Played()
-    agent.told_to_run(1, processes=64)
-    for rank in range(64, 128):
-        agent.core.spawned(1, rank, agent.now)
+    agent = Played().running_many()
     for rank in range(64, 128):
         agent.later(10)
         agent.exited(rank, 0)
@@ -707,10 +710,7 @@ def test_the_training_processes_learn_the_newest_durable_commit_once() -> None:
 
 
 def test_a_report_holds_at_most_eight_ends_and_survives_the_wire() -> None:
-    agent = Played()
-    agent.told_to_run(1, processes=64)
-    for rank in range(64, 128):
-        agent.core.spawned(1, rank, agent.now)
+    agent = Played().running_many()
     for rank in range(64, 128):
         agent.exited(rank, 1, exception="x" * 5000)
     request = agent.core.request(5, agent.now)

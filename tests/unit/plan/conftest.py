@@ -281,6 +281,13 @@ class World:
         """The processes of one worker end well."""
         self._finish(self.agent(slot))
 
+    def leave(self, slot: int, at: datetime) -> None:
+        """The worker's agent has left with exit code 0, and the kubelet says when."""
+        done = {"exitCode": 0, "finishedAt": format_time(at)}
+        container = {"name": "trainer", "state": {"terminated": done}}
+        self.agent(slot).pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
+        self.silence(slot)
+
     def forget(self) -> None:
         """Another operator takes over: it has heard of no agent yet."""
         self.listening_since = self.now

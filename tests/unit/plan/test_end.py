@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from goodput.protocol import ProcessExit
-from goodput_operator.api.base import format_time
 from goodput_operator.api.status import AttemptState, ConditionType
 from goodput_operator.diagnose.examine import BLIND_SILENCE_LIMIT_SECONDS
+from tests.unit.plan.conftest import CREATED
 
 
 def test_a_finished_job_is_deleted_when_its_time_to_live_is_over(training) -> None:
@@ -79,10 +79,8 @@ def test_a_job_has_succeeded_only_when_its_last_worker_has(training) -> None:
 def test_of_a_pod_that_has_left_the_kubelet_says_when_its_work_ended(training) -> None:
     world = training(2)
     world.jump(90)
-    for pod in world.pods.values():
-        done = {"exitCode": 0, "finishedAt": format_time(world.now - timedelta(seconds=30))}
-        container = {"name": "trainer", "state": {"terminated": done}}
-        pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
+    for slot in (0, 1):
+        world.leave(slot, world.now - timedelta(seconds=30))
     world.forget()
     world.visit()
     assert world.true(ConditionType.SUCCEEDED)
@@ -98,21 +96,15 @@ def test_who_was_heard_last_in_the_middle_ended_when_the_kubelet_says(training) 
     world.speak(1)
     world.finish_worker(0)
     world.settle()
-    world.silence(1)  # its last word is lost
     world.jump(10)
-    done = {"exitCode": 0, "finishedAt": format_time(world.now)}
-    container = {"name": "trainer", "state": {"terminated": done}}
-    agent.pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
+    world.leave(1, world.now)  # its last word is lost
     world.visit()
     assert world.attempt.ended_at == world.now
 
 
 def test_a_clock_that_goes_wrong_moves_no_end_out_of_the_attempt(training) -> None:
     world = training(1)
-    (pod,) = world.pods.values()
-    done = {"exitCode": 0, "finishedAt": "1999-01-01T00:00:00Z"}
-    container = {"name": "trainer", "state": {"terminated": done}}
-    pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
+    world.leave(0, CREATED - timedelta(days=10_000))
     world.forget()
     world.visit()
     assert world.attempt.ended_at == world.attempt.running_at

@@ -195,6 +195,33 @@ def test_the_hurry_of_a_report_is_no_news(training: MakeWorld) -> None:
     assert world.writes == before
 
 
+def test_long_steps_after_a_pause_are_not_hoped_for_in_a_short_notice(training: MakeWorld) -> None:
+    world = training(4)
+    world.train(13, seconds_per_step=30)
+    world.settle()
+    world.pass_time(300)  # an evaluation
+    world.taint(node_of(world, 1), "cloud.google.com/impending-node-termination")  # twenty seconds
+    world.settle()
+    assert world.attempt.save_by is None
+
+
+def test_nobody_is_kept_beyond_what_his_agent_said_last(training: MakeWorld) -> None:
+    world = training(2)
+    agent = world.agent(0)
+    agent.ends_at = world._clock() + 60_000
+    world.speak(0)
+    world.settle()
+    by = world.attempt.save_by
+    assert by is not None
+    agent.ends_at -= 900
+    world.now = by - timedelta(seconds=0.5)
+    world.speak(0)
+    world.speak(1)
+    world.train(40)
+    world.visit()
+    assert world.attempt.state is not AttemptState.RUNNING
+
+
 def test_a_suspension_stays_one_whoever_goes_meanwhile(training: MakeWorld) -> None:
     world = training(4)
     world.spec["suspend"] = True

@@ -10,6 +10,7 @@ import pytest
 
 from goodput_operator.api.base import format_time
 from goodput_operator.api.status import AttemptState, Bucket, ConditionType
+from goodput_operator.diagnose.examine import SILENCE_LIMIT_SECONDS
 from goodput_operator.ledger.accounting import total
 from tests.unit.plan.conftest import CREATED, World, node_object
 
@@ -48,6 +49,13 @@ def published(world: World, *, told: bool = True) -> None:
     else:
         for agent in world.agents.values():
             agent.answer = None
+
+
+def first_step(world: World) -> None:
+    """Let a gang start and finish its first step, with nobody there to hear of it."""
+    published(world)
+    world.jump(1)
+    world.train(1)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -98,21 +106,41 @@ def test_a_start_that_came_to_its_first_step_meanwhile_is_the_faults_price(train
     world.assert_prices_sum()
 
 
-def test_a_start_is_no_recovery_before_it_is_heard_how_far_it_is(training) -> None:
-    world = training(2, commit=10)
+def test_what_is_decided_before_all_are_heard_takes_a_start_for_no_work(training) -> None:
+    world = training(4, commit=10, elastic={"minWorkers": 2, "maxWorkers": 8})
     world.fail(1)
     world.settle()
+    assert (world.attempt.number, world.attempt.state) == (2, AttemptState.RUNNING)
+    world.jump(100)
+    world.spec["workers"] = 2
     world.forget()
     world.visit()
+    assert world.plans[-1].decisions
     assert world.true(ConditionType.RECOVERING)
+    assert world.spent(Bucket.STARTUP) >= 4 * 100
+    assert world.status.ledger.unsettled_milliseconds == 0
+
+
+def test_what_is_decided_before_all_are_heard_doubts_no_progress(make_world) -> None:
+    world = make_world(4, elastic={"minWorkers": 2, "maxWorkers": 8})
+    world.sdk = False
+    world.settle()
+    world.jump(1)
+    world.track(100)
+    world.settle()
+    world.pass_time(60)
+    assert world.true(ConditionType.PROGRESSING)
+    world.spec["workers"] = 2
+    world.forget()
+    world.visit()
+    assert world.plans[-1].decisions
+    assert world.true(ConditionType.PROGRESSING)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_training_whose_start_nobody_had_heard_of_trains_on(make_world, order) -> None:
     world = make_world(2)
-    published(world)
-    world.jump(1)
-    world.train(1)
+    first_step(world)
     world.jump(5000)
     world.train(5001, commit=5001)
     hear(world, order)
@@ -132,9 +160,7 @@ def test_a_start_that_nobody_was_told_of_is_told_then(make_world) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_fault_after_such_a_start_loses_what_was_not_saved(make_world, order) -> None:
     world = make_world(2)
-    published(world)
-    world.jump(1)
-    world.train(1)
+    first_step(world)
     world.jump(400)
     world.train(401, commit=401)
     world.jump(100)
@@ -149,9 +175,7 @@ def test_a_fault_after_such_a_start_loses_what_was_not_saved(make_world, order) 
 
 def test_a_job_that_started_and_ended_meanwhile_has_worked(make_world) -> None:
     world = make_world(2, startDeadlineSeconds=600)
-    published(world)
-    world.jump(1)
-    world.train(1)
+    first_step(world)
     world.jump(1000)
     world.finish(seconds_ago=300)
     hear(world, AT_ONCE)
@@ -165,9 +189,7 @@ def test_what_a_gang_lived_before_its_start_was_heard_of_is_known_to_its_failure
     make_world,
 ) -> None:
     world = make_world(4, elastic={"minWorkers": 2, "maxWorkers": 8})
-    published(world)
-    world.jump(1)
-    world.train(1)
+    first_step(world)
     world.jump(2000)
     world.train(2000)
     world.fail(1)
@@ -223,10 +245,7 @@ def test_nobody_waits_for_the_word_of_a_worker_that_has_left(training) -> None:
     world = training(2)
     world.finish_worker(1)
     world.settle()
-    done = {"exitCode": 0, "finishedAt": format_time(world.now)}
-    container = {"name": "trainer", "state": {"terminated": done}}
-    world.agent(1).pod["status"] = {"phase": "Succeeded", "containerStatuses": [container]}
-    world.silence(1)
+    world.leave(1, world.now)
     world.spec["suspend"] = True
     hear(world, (0,))
     assert world.attempt.save_by is not None
@@ -334,9 +353,7 @@ def test_what_the_slower_rank_says_of_its_stalls_counts(make_world, order, heard
 
 def test_a_start_is_not_given_up_while_nobody_at_all_is_heard(make_world) -> None:
     world = make_world(2, startDeadlineSeconds=600)
-    published(world)
-    world.jump(1)
-    world.train(1)
+    first_step(world)
     world.jump(5000)
     world.forget()
     for slot in (0, 1):
@@ -365,7 +382,8 @@ def test_spares_stay_whoever_leads(make_world, seconds: float) -> None:
 
 
 def test_a_gang_is_not_resized_for_a_joiner_that_is_not_heard_of(training) -> None:
-    world = training(4, spare_nodes=0, sdk=False, elastic={"minWorkers": 2, "maxWorkers": 8})
+    elastic, gang = {"minWorkers": 2, "maxWorkers": 8}, {"startTimeoutSeconds": 86_400}
+    world = training(4, spare_nodes=0, sdk=False, elastic=elastic, gang=gang)
     world.lose_node(world.agent(3).pod["spec"]["nodeName"], noticed=True)
     world.pass_time(335)
     world.free_nodes.append("new")
@@ -379,8 +397,10 @@ def test_a_gang_is_not_resized_for_a_joiner_that_is_not_heard_of(training) -> No
     world.visit()
     for slot in (0, 1, 2):
         world.speak(slot)
-    world.visit()
+    plan = world.visit()
     assert (world.attempt.number, world.attempt.state) == (attempt.number, AttemptState.RUNNING)
+    assert plan.recheck_at is not None
+    assert plan.recheck_at <= world.now + timedelta(seconds=SILENCE_LIMIT_SECONDS)
 
 
 @pytest.mark.parametrize("seconds", [1, 10, 300])
